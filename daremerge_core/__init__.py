@@ -1,0 +1,1 @@
+"""daremerge: merge model checkpoints."""
