@@ -1,0 +1,88 @@
+"""The job from recipe to file, as one call: what the command line and scripts use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .catalog import Catalog, discover
+from .errors import OutputError
+from .plan import Plan, make_plan
+from .recipe import Recipe, parse_recipe, resolve
+from .sizes import parse_size
+
+if TYPE_CHECKING:
+    from .engine import Progress, Settings, Summary
+    from .stores.sink import Sink
+
+__all__ = ["create_sink", "merge_recipe", "plan_recipe"]
+
+
+def plan_recipe(
+    recipe: Recipe | dict[str, Any],
+    *,
+    catalog: Catalog | None = None,
+    folders: Sequence[Path] = (),
+    output: Path | None = None,
+) -> Plan:
+    """Check a recipe against the installed plugins and the files it names. Reads headers only.
+
+    Raises:
+        DaremergeError: naming the step, field, tensor or file that is wrong.
+    """
+    catalog = catalog or discover()
+    parsed = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
+    return make_plan(resolve(parsed, catalog), catalog, folders=folders, output=output)
+
+
+def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Catalog | None = None) -> Sink:
+    """Where the result goes: a plugin's format if one claims the path, else safetensors, sharded when asked."""
+    from .stores.writer import SafetensorsWriter, ShardedWriter
+
+    catalog = catalog or discover()
+    custom: Sink | None = catalog.hook.daremerge_create(path=path, plan=plan)
+    if custom is not None:
+        return custom
+    placeholder = plan.metadata({one.name: f"blake3:{'0' * 64}" for one in plan.inputs})
+    shard_size = plan.graph.recipe.output.shard_size
+    if shard_size is not None:
+        return ShardedWriter(path, plan.tensors, placeholder, parse_size(shard_size), overwrite=overwrite)
+    if path.suffix != ".safetensors":
+        raise OutputError(
+            f"cannot tell the format of {path}",
+            hint="Name the output *.safetensors, or pass --shard-size for a folder.",
+        )
+    return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite)
+
+
+def merge_recipe(
+    recipe: Recipe | dict[str, Any],
+    output: str | Path,
+    *,
+    folder: str | Path = ".",
+    overwrite: bool = False,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Summary:
+    """Run a recipe and write its result to ``output``.
+
+    Args:
+        folder: where the recipe's relative paths start.
+        overwrite: replace an existing output.
+        settings: threads, memory, device; none of it changes the result.
+
+    Raises:
+        DaremergeError: anything the caller can mend; nothing is left at ``output``.
+    """
+    from .engine import Settings, execute
+
+    catalog = discover()
+    target = Path(output)
+    with plan_recipe(recipe, catalog=catalog, folders=[Path(folder)], output=target) as plan:
+        sink = create_sink(plan, target, overwrite=overwrite, catalog=catalog)
+        summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel)
+        catalog.hook.daremerge_finished(plan=plan, summary=summary)
+    return summary

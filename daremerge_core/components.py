@@ -1,0 +1,426 @@
+"""Components: the one thing a plugin author writes.
+
+A component is a frozen pydantic model with one verb. Its fields are its options: they become command
+line flags, recipe keys and ComfyUI widgets, with their ranges, defaults and help. Its verb is the one
+thing it computes. Reading, masks, ratios, dtypes, spans, devices, threads and writing are not its
+business.
+
+========================  =======================================  =====================
+kind                      class                                    verb
+========================  =======================================  =====================
+``merge``                 :class:`MergeMethod`,                    ``merge(site)``
+                          :class:`MultiMergeMethod`
+``sparsify``              :class:`Sparsifier`                      ``sparsify(site, delta)``
+``edit``                  :class:`ModelEdit`                       ``edit(site)``
+``mask``                  :class:`Masker`                          ``mask(site)``
+``gradient``              :class:`GradientFamily`                  ``ratio(place)``
+``report``                :class:`Reporter`                        ``report(subject)``
+========================  =======================================  =====================
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .layout import Place
+    from .site import Site
+    from .values import Report
+
+__all__ = [
+    "PARTS",
+    "BlendRef",
+    "Component",
+    "GradientFamily",
+    "GradientRef",
+    "MaskRef",
+    "Masker",
+    "MergeMethod",
+    "ModelEdit",
+    "ModelRef",
+    "MultiMergeMethod",
+    "Port",
+    "Reporter",
+    "Scope",
+    "Sparsifier",
+    "SparsifierRef",
+    "TensorComponent",
+    "nested",
+    "ports",
+]
+
+Scope = Literal["tensor", "block", "model"]
+
+
+# --- ports: fields that hold another value of the recipe -------------------------------------------
+
+
+@dataclass(frozen=True)
+class Port:
+    """Marks a field that takes a value of the recipe graph rather than a plain option.
+
+    In a recipe the field holds a name (of a step or a model) or a path; in Python it may hold the value itself.
+    """
+
+    kind: Literal["model", "mask", "gradient"]
+    many: bool = False
+
+
+_VALUE_METHODS = {"model": ("meta", "read"), "mask": ("shape", "read"), "gradient": ("ratio",)}
+
+
+def _reference(kind: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if isinstance(value, str):
+            if not value:
+                raise ValueError(f"a {kind} is needed: the name of a step or model, or a path")
+            return value
+        if all(callable(getattr(value, method, None)) for method in _VALUE_METHODS[kind]):
+            return value
+        raise ValueError(f"not a {kind}: give the name of a step or model, or a path")
+
+    return BeforeValidator(check)
+
+
+def _dump_reference(value: Any) -> Any:
+    return value if isinstance(value, str) or value is None else f"<{type(value).__name__}>"
+
+
+def _ref(kind: Literal["model", "mask", "gradient"]) -> Any:
+    schema = WithJsonSchema({"type": "string", "description": f"Name or path of a {kind}."})
+    return Annotated[Any, Port(kind), _reference(kind), PlainSerializer(_dump_reference, when_used="json"), schema]
+
+
+if TYPE_CHECKING:
+    ModelRef = Any
+    MaskRef = Any
+    GradientRef = Any
+else:
+    ModelRef = _ref("model")
+    MaskRef = _ref("mask")
+    GradientRef = _ref("gradient")
+
+
+# --- nested components: fields that hold another component ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Marks a field that holds a component of another kind, looked up in the catalog by name."""
+
+    kind: str
+
+
+def _nested(kind: str) -> BeforeValidator:
+    def build(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Component):
+            if value.kind != kind:
+                raise ValueError(f"{value.kind}.{value.name} is not of kind {kind}")
+            return value
+        catalog = (info.context or {}).get("catalog")
+        if catalog is None:
+            from .catalog import discover
+
+            catalog = discover()
+        if isinstance(value, str):
+            value = {"op": value}
+        if not isinstance(value, dict) or not isinstance(value.get("op"), str):
+            raise ValueError("give a component's name, or a mapping with `op` and its options")
+        options = {key: option for key, option in value.items() if key != "op"}
+        cls = catalog.get(kind, value["op"].removeprefix(f"{kind}."))
+        return cls.model_validate(cls.filled_ports() | options, context={"catalog": catalog})
+
+    return BeforeValidator(build)
+
+
+def _dump_nested(value: Any) -> Any:
+    if not isinstance(value, Component):
+        return value
+    options = value.options()
+    return {"op": value.name, **options} if options else value.name
+
+
+def _nested_ref(kind: str) -> Any:
+    schema = WithJsonSchema({"type": ["string", "object"], "description": f"A component of kind {kind}."})
+    return Annotated[Any, Nested(kind), _nested(kind), PlainSerializer(_dump_nested), schema]
+
+
+if TYPE_CHECKING:
+    BlendRef = Any
+    SparsifierRef = Any
+else:
+    BlendRef = _nested_ref("merge")
+    SparsifierRef = _nested_ref("sparsify")
+
+
+# --- the base class ---------------------------------------------------------------------------------
+
+
+class Component(BaseModel):
+    """A named, frozen set of options with one verb. Subclass a kind below, not this."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    """The component's word in recipes, commands and nodes: lower-case, with hyphens."""
+    elementwise: ClassVar[bool] = True
+    """True: each element of the result depends on the same element of the inputs alone, so the engine may
+    work span by span. False: the verb is always given whole tensors."""
+
+    def needs_whole_tensors(self) -> bool:
+        """Whether this component, or one nested in it, must see whole tensors."""
+        return not self.elementwise or any(one.needs_whole_tensors() for one in self.nested_components())
+
+    def nested_components(self) -> Iterator[Component]:
+        for field in nested(type(self)):
+            value = getattr(self, field)
+            if isinstance(value, Component):
+                yield value
+
+    def options(self) -> dict[str, Any]:
+        """The options that differ from their defaults, ready for JSON; ports are left out."""
+        skip = set(ports(type(self)))
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=skip)
+
+    @classmethod
+    def filled_ports(cls) -> dict[str, Any]:
+        """Stand-ins for required ports, for a component that is nested in another and reads no port itself."""
+        required = (name for name, port in ports(cls).items() if cls.model_fields[name].is_required())
+        return {name: ["-"] if ports(cls)[name].many else "-" for name in required}
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+@cache
+def ports(cls: type[Component]) -> dict[str, Port]:
+    """The ports among a component's fields, in order."""
+    found: dict[str, Port] = {}
+    for name, field in cls.model_fields.items():
+        marks = [mark for mark in _marks(field) if isinstance(mark, Port)]
+        if marks:
+            found[name] = Port(marks[0].kind, many=_is_list(field.annotation))
+    return found
+
+
+@cache
+def nested(cls: type[Component]) -> dict[str, str]:
+    """The fields that hold another component, with its kind."""
+    found: dict[str, str] = {}
+    for name, field in cls.model_fields.items():
+        for mark in _marks(field):
+            if isinstance(mark, Nested):
+                found[name] = mark.kind
+    return found
+
+
+def _marks(field: FieldInfo) -> list[Any]:
+    """Every annotation mark of a field, also inside ``X | None`` and ``list[X]``."""
+    marks = list(field.metadata)
+    stack = [field.annotation]
+    while stack:
+        one = stack.pop()
+        marks.extend(getattr(one, "__metadata__", ()))
+        stack.extend(arg for arg in get_args(one) if not isinstance(arg, (str, int, float, bool)))
+    return marks
+
+
+def _is_list(annotation: Any) -> bool:
+    import types
+    from typing import Union, get_origin
+
+    if get_origin(annotation) is list:
+        return True
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_is_list(arg) for arg in get_args(annotation))
+    return False
+
+
+# --- kinds that map a site to a tensor --------------------------------------------------------------
+
+PARTS = ("unet", "clip", "vae", "lm", "other")
+
+
+class TensorComponent(Component):
+    """A component whose verb answers one tensor (or one span of it) of a model."""
+
+    def passes(self) -> int:
+        """How many measuring passes over the data come before the verb; 0 for most components."""
+        return 0
+
+    def scope(self) -> Scope:
+        """What one measurement covers: each tensor on its own, each block, or the whole model."""
+        return "tensor"
+
+    def measure(self, site: Site) -> Tensor:
+        """One block's share of a measurement that is a sum: a 1-D float64 or int64 tensor.
+
+        Called for each block of the scope in a fixed order, ``passes()`` times over; the shares are added and
+        appear as ``site.measured[i]`` in later passes and in the verb. Sum a block with ``site.total(...)``, whose
+        order of additions is fixed. Measuring always happens on the CPU.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
+
+    def compute(self, site: Site) -> Tensor:
+        """The verb, under one name for the engine."""
+        raise NotImplementedError
+
+    @classmethod
+    def anchor_field(cls) -> str:
+        """The model port whose keys, dtypes and metadata the result has."""
+        return next(name for name, port in ports(cls).items() if port.kind == "model")
+
+
+class _Selective(TensorComponent):
+    """What merges and edits share: where they apply, and how strongly."""
+
+    mask: MaskRef | None = Field(None, description="Only elements selected by this mask may change.")
+    gradient: GradientRef | None = Field(None, description="Ratio per layer; replaces --ratio where it has a value.")
+    parts: list[Literal["unet", "clip", "vae", "lm", "other"]] | None = Field(
+        None, description="Limit to these parts of the checkpoint: unet, clip, vae, lm, other."
+    )
+    include: str | None = Field(None, description="Only tensors matching this selector, e.g. '*.attn2.*'.")
+    exclude: str | None = Field(None, description="Leave out tensors matching this selector.")
+    on_mismatch: Literal["error", "keep-a", "skip"] = Field(
+        "error",
+        description="Where shapes or architectures differ: stop, keep A's tensor, or leave the tensor out.",
+    )
+
+
+class _Merge(_Selective):
+    kind: ClassVar[str] = "merge"
+
+    ratio: float = Field(0.5, description="1 keeps A, 0 takes B; values outside 0 to 1 extrapolate.")
+
+    def merge(self, site: Site) -> Tensor:
+        """The merged tensor, in ``site.dtype``, of the shape of the site's tensors. Must not change its inputs."""
+        raise NotImplementedError
+
+    def compute(self, site: Site) -> Tensor:
+        return self.merge(site)
+
+
+class MergeMethod(_Merge):
+    """Two models into one: ``site.a``, ``site.b`` and ``site.t`` = 1 − ratio (t = 0 is A, t = 1 is B).
+
+    A method that can use the base model both were tuned from adds ``base: ModelRef | None = None``.
+    """
+
+    a: ModelRef = Field(description="Model A: gives keys, dtypes and metadata of the result.")
+    b: ModelRef = Field(description="Model B.")
+
+    @classmethod
+    def anchor_field(cls) -> str:
+        return "a"
+
+
+class MultiMergeMethod(_Merge):
+    """Any number of models into one: ``site.models``; with a ``base`` port also ``site.deltas``.
+
+    The first model gives keys, dtypes and metadata of the result, unless the class has a ``base``.
+    A ratio of 1 keeps that model, 0 takes the merge.
+    """
+
+    ratio: float = Field(0.0, description="1 keeps the base (or first) model, 0 takes the merge.")
+    models: list[ModelRef] = Field(min_length=1, description="The models to merge.")
+
+    @classmethod
+    def anchor_field(cls) -> str:
+        return "base" if "base" in ports(cls) and cls.model_fields["base"].is_required() else "models"
+
+
+class ModelEdit(_Selective):
+    """One model changed: ``site.model``; ``edit`` answers the changed tensor."""
+
+    kind: ClassVar[str] = "edit"
+
+    model: ModelRef = Field(description="The model to edit.")
+
+    def edit(self, site: Site) -> Tensor:
+        raise NotImplementedError
+
+    def compute(self, site: Site) -> Tensor:
+        return self.edit(site)
+
+    @classmethod
+    def anchor_field(cls) -> str:
+        return "model"
+
+
+class Masker(TensorComponent):
+    """Which elements of a model's tensors are selected: ``mask`` answers a bool tensor."""
+
+    kind: ClassVar[str] = "mask"
+
+    model: ModelRef = Field(description="The model whose tensors the mask is for.")
+
+    def mask(self, site: Site) -> Tensor:
+        raise NotImplementedError
+
+    def compute(self, site: Site) -> Tensor:
+        return self.mask(site)
+
+    @classmethod
+    def anchor_field(cls) -> str:
+        return "model"
+
+
+# --- the other kinds --------------------------------------------------------------------------------
+
+
+class Sparsifier(Component):
+    """Thins out a task vector: ``sparsify`` answers a tensor of the shape of ``delta``, zeros where dropped."""
+
+    kind: ClassVar[str] = "sparsify"
+
+    def sparsify(self, site: Site, delta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class GradientFamily(Component):
+    """How strongly each layer mixes: ``ratio`` answers for one place, or None to leave A alone there."""
+
+    kind: ClassVar[str] = "gradient"
+
+    model: ModelRef = Field(description="The model whose layers the gradient is for.")
+
+    def ratio(self, place: Place) -> float | None:
+        raise NotImplementedError
+
+
+class Reporter(Component):
+    """Looks at a value and answers a :class:`~daremerge_core.values.Report`."""
+
+    kind: ClassVar[str] = "report"
+
+    def report(self, subject: Any) -> Report:
+        raise NotImplementedError
+
+
+KINDS: dict[str, type[Component]] = {
+    cls.kind: cls for cls in (MergeMethod, Sparsifier, ModelEdit, Masker, GradientFamily, Reporter)
+}
+"""Every kind of component by its word in recipes."""

@@ -1,0 +1,354 @@
+"""The engine: reads a plan's result tensor by tensor and streams it into a sink.
+
+The result is a lazy model, so the engine knows nothing of merging. It cuts the tensors into tasks, runs them on
+worker threads within a memory budget, counts what deserves a warning, and sees to it that a run either ends with
+a complete output or leaves nothing behind. No choice made here (span size, threads, order) can change a byte.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .dtypes import nbytes
+from .errors import Interrupted, PlanError
+from .plan import Plan
+from .sizes import format_size
+from .stores.identity import IdentityJob, identity_jobs
+from .stores.sink import Sink
+from .values import Span, TensorMeta
+from .views import ModelView, blocks_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device"]
+
+T = TypeVar("T")
+
+SPAN = 1 << 18
+"""Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
+TASK = 1 << 23
+"""Elements of one tensor that one worker takes in a row."""
+
+
+class Progress(Protocol):
+    """Told how far a run is. Methods are called from several threads."""
+
+    def start(self, total: int, what: str) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Quiet:
+    """A progress that shows nothing."""
+
+    def start(self, total: int, what: str) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run. None of it can change the result."""
+
+    threads: int = 0
+    """Worker threads; 0 for one per core."""
+    memory: int = 1 << 30
+    """Bytes of anonymous memory the run may use for its work."""
+    device: str = "cpu"
+    """``cpu``, ``cuda``, ``mps`` …, or ``auto``."""
+
+    def worker_count(self) -> int:
+        if self.threads > 0:
+            return self.threads
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@dataclass
+class Summary:
+    """What a finished run did."""
+
+    paths: list[Path]
+    merged: int
+    copied: Counter[str]
+    skipped: Counter[str]
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    """Elements of the output that are NaN or infinite, by tensor."""
+    bytes_out: int = 0
+    seconds: float = 0.0
+    identities: dict[str, str] = field(default_factory=dict)
+    """Content identity of every input, by name."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run of spans of one tensor, done in order by one worker."""
+
+    meta: TensorMeta
+    spans: Sequence[Span]
+    cost: int
+    """Bytes of scratch."""
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` → the best device torch sees. Raises PlanError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise PlanError(f"device {name!r} cannot be used: {first}", hint="Use --device auto or --device cpu.") from None
+    return name
+
+
+def execute(
+    plan: Plan,
+    sink: Sink,
+    settings: Settings = Settings(),
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+    expected: dict[str, str] | None = None,
+) -> Summary:
+    """Compute the plan's result into ``sink`` and commit it.
+
+    Args:
+        cancel: set it from any thread to stop within a span.
+        expected: content identities the inputs must have; a run that finds another one writes nothing.
+
+    Raises:
+        Interrupted: cancelled or Ctrl-C; the sink is aborted.
+        DaremergeError: anything the user can mend; the sink is aborted.
+    """
+    started = time.monotonic()
+    progress = progress or Quiet()
+    cancel = cancel or threading.Event()
+    threads = settings.worker_count()
+    device = resolve_device(settings.device)
+    for value in plan.views.values():
+        if hasattr(value, "device"):
+            value.device = device
+    nonfinite: dict[str, int] = {}
+    try:
+        with _one_thread_per_op():
+            pool = _Pool(threads, settings.memory, cancel)
+            jobs = {one.name: identity_jobs(one.value, one.path) for one in plan.inputs}
+            hash_total = sum(job.nbytes for group in jobs.values() for job in group.jobs)
+            progress.start(plan.bytes_out + hash_total, "merging")
+            for value in plan.views.values():
+                if isinstance(value, ModelView):
+                    value.prepare(pool.map_in_order)
+            tasks = _tasks(plan, settings, threads)
+            lock = threading.Lock()
+
+            def work(task: _Task) -> None:
+                bad = _write(plan, sink, task, cancel, progress)
+                if bad:
+                    with lock:
+                        nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
+
+            def digest(job: IdentityJob) -> None:
+                job.run()
+                progress.advance(job.nbytes)
+
+            pool.run(
+                [*((task.cost, lambda task=task: work(task)) for task in tasks)]
+                + [(0, lambda job=job: digest(job)) for group in jobs.values() for job in group.jobs]
+            )
+        identities = {name: group.identity() for name, group in jobs.items()}
+        if expected:
+            check_identities(plan, identities, expected)
+        paths = sink.commit(plan.metadata(identities))
+    except KeyboardInterrupt:
+        sink.abort()
+        raise Interrupted("stopped; nothing was written") from None
+    except BaseException:
+        sink.abort()
+        raise
+    finally:
+        progress.finish()
+    merged, copied, skipped = plan.counts()
+    return Summary(
+        paths,
+        merged,
+        copied,
+        skipped,
+        nonfinite=dict(sorted(nonfinite.items())),
+        bytes_out=plan.bytes_out,
+        seconds=time.monotonic() - started,
+        identities=identities,
+    )
+
+
+def check_identities(plan: Plan, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Refuse inputs whose content is not what a recipe was made with."""
+    changed = [one for one in plan.inputs if expected.get(one.name, found[one.name]) != found[one.name]]
+    if changed:
+        lines = "\n".join(
+            f"  {one.name} ({one.path}): was {expected[one.name]}, is {found[one.name]}" for one in changed
+        )
+        raise PlanError(
+            f"inputs have changed since this file was merged, so the result would differ:\n{lines}",
+            hint="Bring back the original files, or pass --changed-inputs to merge what is there now.",
+        )
+
+
+# --- tasks ---------------------------------------------------------------------------------------------
+
+
+def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
+    """Every output tensor cut into tasks, in the order of the file.
+
+    Raises:
+        PlanError: one tensor alone needs more than the memory budget.
+    """
+    result = plan.result
+    tasks: list[_Task] = []
+    for meta in plan.tensors:
+        whole = isinstance(result, ModelView) and result.needs_whole(meta.key)
+        in_row = isinstance(result, ModelView) and result.measures(meta.key)
+        if whole:
+            cost = result.working_bytes(meta.key, meta.numel) if isinstance(result, ModelView) else 0
+            if cost > settings.memory:
+                raise PlanError(
+                    f"tensor {meta.key!r} must be computed whole and needs about {format_size(cost)}; "
+                    f"the memory budget is {format_size(settings.memory)}",
+                    hint=f"Give it room with --memory {format_size(-(-cost // (1 << 30)) << 30)}.",
+                )
+            tasks.append(_Task(meta, [meta.whole], cost))
+            continue
+        per_element = max(_cost(plan, meta, 1 << 10) >> 10, 1)
+        span = max(min(SPAN, settings.memory // (threads * per_element)), 1 << 12)
+        size = meta.numel if in_row else TASK
+        for part in blocks_of(meta.numel, max(size, 1)):
+            spans = [Span(part.start + s.start, part.start + s.stop) for s in blocks_of(part.numel, span)]
+            tasks.append(_Task(meta, spans, min(span, part.numel) * per_element))
+    return tasks
+
+
+def _cost(plan: Plan, meta: TensorMeta, numel: int) -> int:
+    if isinstance(plan.result, ModelView):
+        return plan.result.working_bytes(meta.key, numel)
+    return nbytes(meta.dtype, numel)
+
+
+def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: Progress) -> int:
+    """Compute and write one task; returns the number of non-finite elements."""
+    import torch
+
+    from .kernels import count_nonfinite
+
+    bad = 0
+    with torch.inference_mode():
+        for span in task.spans:
+            if cancel.is_set():
+                return bad
+            values: Tensor = plan.result.read(task.meta.key, span)
+            if values.is_floating_point():
+                bad += count_nonfinite(values)
+            sink.write(task.meta.key, span.start, values)
+            progress.advance(nbytes(task.meta.dtype, span.numel))
+    return bad
+
+
+@contextmanager
+def _one_thread_per_op() -> Iterator[None]:
+    """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- threads ---------------------------------------------------------------------------------------------
+
+
+class _Pool:
+    """Worker threads that share a memory budget and stop at the first failure."""
+
+    def __init__(self, threads: int, memory: int, cancel: threading.Event) -> None:
+        self._threads = threads
+        self._memory = memory
+        self._cancel = cancel
+
+    def run(self, jobs: Iterable[tuple[int, Callable[[], None]]]) -> None:
+        """Run (cost in bytes, job) pairs, started in order; raises the first failure."""
+        queue = iter(jobs)
+        ready = threading.Condition()
+        state = {"used": 0, "running": 0}
+        failures: list[BaseException] = []
+
+        def worker() -> None:
+            while not self._cancel.is_set():
+                with ready:
+                    item = next(queue, None)
+                    if item is None:
+                        return
+                    cost, job = item
+                    # A job larger than what is left waits; alone, it always runs.
+                    while state["running"] and state["used"] + cost > self._memory:
+                        ready.wait(0.2)
+                        if self._cancel.is_set():
+                            return
+                    state["used"] += cost
+                    state["running"] += 1
+                try:
+                    job()
+                except BaseException as error:
+                    failures.append(error)
+                    self._cancel.set()
+                finally:
+                    with ready:
+                        state["used"] -= cost
+                        state["running"] -= 1
+                        ready.notify_all()
+
+        workers = [threading.Thread(target=worker, name=f"daremerge-{i}", daemon=True) for i in range(self._threads)]
+        try:
+            for thread in workers:
+                thread.start()
+            for thread in workers:
+                while thread.is_alive():  # joins in slices, so that Ctrl-C is seen at once
+                    thread.join(0.1)
+        except KeyboardInterrupt:
+            self._cancel.set()
+            for thread in workers:
+                thread.join()
+            raise
+        if failures:
+            raise failures[0]
+        if self._cancel.is_set():
+            raise Interrupted("stopped; nothing was written")
+
+    def map_in_order(self, function: Callable[[T], Tensor], items: Iterable[T]) -> list[Tensor]:
+        """As ``map``, computed by the workers."""
+        work = list(items)
+        results: dict[int, Tensor] = {}
+
+        def job(index: int) -> None:
+            results[index] = function(work[index])
+
+        self.run([(0, lambda index=index: job(index)) for index in range(len(work))])
+        return [results[index] for index in range(len(work))]

@@ -1,0 +1,225 @@
+"""Plans: a recipe met with real files, by their headers alone.
+
+:func:`make_plan` opens every input, builds the views, and knows every output tensor, byte and warning before any
+tensor data is read. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .catalog import Catalog
+from .components import Component, ports
+from .dtypes import FLOATS, SPELLINGS, nbytes
+from .errors import ModelFileError, OutputError, RecipeError, nearest
+from .recipe import METADATA_KEY, Graph
+from .stores import open_gradient, open_mask, open_model, same_file
+from .values import Gradient, Mask, Model, TensorMeta
+from .version import __version__
+from .views import Action, CastView, Decision, ModelView, detect_layout, view
+
+__all__ = ["Input", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file the recipe reads."""
+
+    name: str
+    """As the recipe refers to it: the model's name, or the path itself."""
+    named_path: str
+    """The path as the user wrote it."""
+    path: Path
+    kind: Literal["model", "mask", "gradient"]
+    value: Any
+
+
+@dataclass
+class Plan:
+    """Everything known before work starts. Close it when done: it holds the inputs open."""
+
+    graph: Graph
+    inputs: list[Input]
+    views: Mapping[str, Any]
+    """Every step's value by name."""
+    result: Model
+    """What will be written."""
+    warnings: list[str] = field(default_factory=list)
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """Distribution → version of the core and of every plugin used."""
+
+    @property
+    def tensors(self) -> list[TensorMeta]:
+        return [self.result.meta(key) for key in self.result.keys()]
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """What happens to each tensor of the anchor model."""
+        if isinstance(self.result, ModelView):
+            return self.result.decisions
+        return {key: Decision(Action.COPY, "not merged") for key in self.result.keys()}
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(nbytes(meta.dtype, meta.numel) for meta in self.tensors)
+
+    def counts(self) -> tuple[int, Counter[str], Counter[str]]:
+        """Tensors merged; copied, by reason; left out, by reason."""
+        merged = sum(1 for one in self.decisions.values() if one.action is Action.MERGE)
+        copied = Counter(one.reason for one in self.decisions.values() if one.action is Action.COPY)
+        skipped = Counter(one.reason for one in self.decisions.values() if one.action is Action.SKIP)
+        return merged, copied, skipped
+
+    def only_elsewhere(self) -> dict[str, int]:
+        """Tensors that a model port of the output step has and the result lacks, by port."""
+        if not isinstance(self.result, ModelView):
+            return {}
+        return self.result.only_elsewhere()
+
+    def metadata(self, identities: Mapping[str, str]) -> dict[str, str]:
+        """The output's metadata: the anchor's own, and how to make these bytes again."""
+        kept = {k: v for k, v in self.result.metadata.items() if k not in _STALE}
+        provenance = {
+            "version": 1,
+            "recipe": self.graph.resolved(),
+            "inputs": {
+                one.name: {"path": one.named_path, "identity": identities[one.name]}
+                for one in sorted(self.inputs, key=lambda one: one.name)
+            },
+            "made_with": dict(sorted(self.made_with.items())),
+        }
+        return kept | {METADATA_KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
+
+    def close(self) -> None:
+        for one in self.inputs:
+            if hasattr(one.value, "close"):
+                one.value.close()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_STALE = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash", METADATA_KEY})
+"""Metadata that states a hash of the old tensors, or the making of A: untrue of a merge."""
+
+
+def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), output: Path | None = None) -> Plan:
+    """Open the inputs (headers only), build every step, and find what headers can show to be wrong.
+
+    Args:
+        folders: where relative paths are looked up, in order.
+        output: where the result will go; refused when it is one of the inputs.
+
+    Raises:
+        ModelFileError: an input is missing or damaged.
+        PlanError: the models do not fit together.
+        OutputError: the output is one of the inputs.
+    """
+    layouts = [spec for group in catalog.hook.daremerge_layouts() for spec in group]
+    inputs: list[Input] = []
+    try:
+        for name, kind in graph.files.items():
+            named = graph.recipe.models.get(name, name)
+            path = _find(named, name, kind, folders, graph)
+            if output is not None and same_file(output, path):
+                raise OutputError(
+                    f"the output {output} is the input {name!r}",
+                    hint="Inputs are never overwritten: choose another path.",
+                )
+            inputs.append(Input(name, named, path, kind, _open(path, kind, catalog)))
+        values: dict[str, Any] = {one.name: one.value for one in inputs}
+        for name, component in graph.steps.items():
+            values[name] = view(_bound(component, values), label=name, layouts=layouts)
+        wanted = graph.recipe.output
+        result = values[wanted.step]
+        if wanted.dtype != "keep":
+            dtype = SPELLINGS[wanted.dtype]
+            result = result.with_dtype(dtype) if isinstance(result, ModelView) else CastView(result, dtype)
+            values[wanted.step] = result
+    except BaseException:
+        for one in inputs:
+            if hasattr(one.value, "close"):
+                one.value.close()
+        raise
+    plan = Plan(graph, inputs, {name: values[name] for name in graph.steps}, result)
+    plan.made_with = _versions(graph, catalog)
+    plan.warnings = [*_warnings(plan), *(line for lines in catalog.hook.daremerge_planned(plan=plan) for line in lines)]
+    return plan
+
+
+def _bound(component: Component, values: Mapping[str, Any]) -> Component:
+    """The component with live values in place of names."""
+    live: dict[str, Any] = {}
+    for field_name in ports(type(component)):
+        value = getattr(component, field_name)
+        if isinstance(value, list):
+            live[field_name] = [values[one] for one in value]
+        elif value is not None:
+            live[field_name] = values[value]
+    return component.model_copy(update=live)
+
+
+def _find(named: str, name: str, kind: str, folders: Sequence[Path], graph: Graph) -> Path:
+    given = Path(named).expanduser()
+    tried = [given] if given.is_absolute() else [folder / given for folder in (folders or [Path()])]
+    for path in tried:
+        if path.exists():
+            return path
+    if name == named and "/" not in named and "." not in named:
+        known = [*graph.recipe.models, *graph.recipe.steps]
+        raise RecipeError(
+            f"{named!r} is neither a step, nor a model, nor a file.{nearest(named, known)}",
+            hint=f"Known: {', '.join(known)}",
+        )
+    label = "" if name == named else f"{name}: "
+    places = [str(path) for path in tried]
+    raise ModelFileError(
+        f"{label}no such {kind} file: {places[0]}" + "".join(f", nor {other}" for other in places[1:]),
+        hint=_neighbours(tried[0]),
+    )
+
+
+def _neighbours(path: Path) -> str | None:
+    try:
+        names = [one.name for one in path.parent.iterdir()]
+    except OSError:
+        return f"The folder {path.parent} does not exist." if not path.parent.exists() else None
+    return nearest(path.name, names).strip() or None
+
+
+def _open(path: Path, kind: str, catalog: Catalog) -> Model | Mask | Gradient:
+    if kind == "mask":
+        return open_mask(path)
+    if kind == "gradient":
+        return open_gradient(path)
+    return open_model(path, openers=[lambda one: catalog.hook.daremerge_open(path=one)])
+
+
+def _versions(graph: Graph, catalog: Catalog) -> dict[str, str]:
+    used = {"daremerge-core": __version__}
+    for step in graph.steps.values():
+        for component in (step, *step.nested_components()):
+            plugin = catalog.plugin_of(type(component))
+            used[plugin.distribution] = plugin.version
+    return used
+
+
+def _warnings(plan: Plan) -> Iterable[str]:
+    for name, value in plan.views.items():
+        if isinstance(value, ModelView) and all(d.action is not Action.MERGE for d in value.decisions.values()):
+            yield f"step {name!r} changes nothing: every ratio is 1"
+    archs = {one.name: detect_layout(one.value).arch for one in plan.inputs if one.kind == "model"}
+    if "generic" in archs.values() and len(set(archs.values())) > 1:
+        unknown = ", ".join(sorted(name for name, arch in archs.items() if arch == "generic"))
+        yield f"architecture not recognised: {unknown}; merged by tensor name and shape alone"
+    if plan.graph.recipe.output.dtype in ("fp8_e4m3", "fp8_e5m2"):
+        small = sum(1 for meta in plan.tensors if meta.dtype in FLOATS and len(meta.shape) < 2)
+        yield f"fp8 output also rounds {small} small tensors (biases, norms), which most programs keep in fp16"

@@ -1,0 +1,352 @@
+"""Recipes: what the user wants, as data.
+
+A recipe names model files, steps (each a component and its options) and the output. It is read from YAML or JSON,
+from the metadata of a merged file, or built by the command line; it is strict, and every error names the field.
+:func:`resolve` checks the whole graph against the catalog before any file is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .catalog import Catalog
+from .components import Component, GradientFamily, Masker, Port, _Selective, ports
+from .dtypes import SPELLINGS
+from .errors import CatalogError, RecipeError, nearest
+
+__all__ = ["Graph", "Output", "Recipe", "StorageDtype", "apply_settings", "load_recipe", "parse_recipe", "resolve"]
+
+METADATA_KEY = "daremerge"
+"""Where a merged file's metadata holds its provenance: recipe, inputs with identities, versions."""
+
+StorageDtype = Literal["keep", "fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"]
+assert set(SPELLINGS) | {"keep"} == set(StorageDtype.__args__)  # type: ignore[attr-defined]
+
+
+class Output(BaseModel):
+    """Which step to write, where and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    step: str = Field(description="The step (or model) to write.")
+    path: str | None = Field(None, description="Where to write; relative to the recipe's folder.")
+    dtype: StorageDtype = Field("keep", description="Storage dtype of float tensors.")
+    shard_size: str | None = Field(None, description="Write a folder of shards of at most this size, e.g. 5GB.")
+
+
+class Recipe(BaseModel):
+    """A graph of components over model files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    models: dict[str, str] = Field(default_factory=dict, description="Model files by name.")
+    steps: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Steps by name: op and options.")
+    output: Output
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_output(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("output"), str):
+            return data | {"output": {"step": data["output"]}}
+        return data
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def parse_recipe(data: Any, *, source: str = "recipe") -> Recipe:
+    """A recipe from plain data. Raises RecipeError naming the field and the nearest valid word."""
+    if not isinstance(data, dict):
+        raise RecipeError(f"{source}: a recipe is a mapping with models, steps and output, not {_kind(data)}")
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, source, Recipe)) from None
+    both = sorted(set(recipe.models) & set(recipe.steps))
+    if both:
+        raise RecipeError(f"{source}: {both[0]!r} is both a model and a step", hint="Rename one of them.")
+    return recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """A recipe from a YAML or JSON file, or from the metadata of a merged model.
+
+    Raises:
+        RecipeError: the file is no recipe, or breaks its rules.
+    """
+    if path.is_dir() or path.suffix == ".safetensors":
+        provenance = read_provenance(path)
+        return parse_recipe(provenance["recipe"], source=f"the recipe inside {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+    return parse_recipe(parse_yaml(text, source=str(path)), source=str(path))
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a merged file says of its making. Raises RecipeError when it says nothing."""
+    from .stores import open_model
+
+    model = open_model(path)
+    try:
+        text = model.metadata.get(METADATA_KEY)
+    finally:
+        model.close()
+    if text is None:
+        raise RecipeError(f"{path} holds no recipe", hint="Only files that daremerge wrote carry one.")
+    try:
+        found = json.loads(text)
+        if not (isinstance(found, dict) and isinstance(found["recipe"], dict) and isinstance(found["inputs"], dict)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecipeError(f"{path}: the recipe in its metadata is damaged") from None
+    return found
+
+
+def parse_yaml(text: str, *, source: str) -> Any:
+    """YAML (and so JSON) without tags, aliases' bombs or duplicate keys."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                mark = self.peek_event().start_mark
+                raise RecipeError(
+                    f"{source}, line {mark.line + 1}: YAML aliases (*name) are not allowed in a recipe",
+                    hint="Give the shared thing a step of its own and name it.",
+                )
+            return super().compose_node(parent, index)
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = loader.construct_object(key_node)
+            if not isinstance(key, (str, int, float, bool)):
+                raise RecipeError(f"{source}, line {key_node.start_mark.line + 1}: a key must be a word")
+            if key in seen:
+                raise RecipeError(f"{source}, line {key_node.start_mark.line + 1}: {key!r} is given twice")
+            seen.add(key)
+        return {
+            str(key): value
+            for key, value in yaml.constructor.SafeConstructor.construct_mapping(loader, node, True).items()
+        }
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise RecipeError(f"{source}: nested too deeply") from None
+    except ValueError as error:
+        raise RecipeError(f"{source}: not a valid value: {error}") from None
+
+
+def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Apply ``step.field=value`` overrides; the value is read as YAML. Returns new data."""
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        path = target.strip().split(".")
+        if not equals or len(path) < 2 or not all(path):
+            raise RecipeError(f"--set {setting!r}: write step.field=value, for example merged.drop_rate=0.8")
+        if path[0] == "steps":
+            path = path[1:]
+        value = parse_yaml(text, source=f"--set {target}")
+        steps = result.get("steps") or {}
+        node: Any
+        if path[0] == "models":
+            node, path = result.setdefault("models", {}), [".".join(path[1:])]
+        elif path[0] == "output" and "output" not in steps:
+            if not isinstance(result.get("output"), dict):
+                result["output"] = {"step": result.get("output")}
+            node, path = result["output"], path[1:]
+        elif path[0] in steps:
+            node, path = steps[path[0]], path[1:]
+        else:
+            raise RecipeError(
+                f"--set {target}: there is no step {path[0]!r}.{nearest(path[0], steps)}",
+                hint=f"Steps: {', '.join(steps) or 'none'}; also models.NAME and output.FIELD",
+            )
+        for part in path[:-1]:
+            node = node.setdefault(part, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set {target}: {'.'.join(path[:-1])} is not a mapping")
+        node[path[-1]] = value
+    return result
+
+
+# --- the graph ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A recipe, checked: the steps its output needs, each after what it needs itself, and the files they read."""
+
+    recipe: Recipe
+    steps: Mapping[str, Component]
+    files: Mapping[str, Literal["model", "mask", "gradient"]]
+    """Every file the recipe reads, by the reference that names it (a model's name, or a path), and what it must be."""
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out, ready for JSON. Holds no output path."""
+        output = self.recipe.output.model_dump(exclude={"path"})
+        steps = {
+            name: {"op": f"{step.kind}.{step.name}", **step.model_dump(mode="json", by_alias=True)}
+            for name, step in self.steps.items()
+        }
+        models = {name: path for name, path in self.recipe.models.items() if name in self.files}
+        return {"models": models, "steps": steps, "output": output}
+
+
+def _kind_of(component: Component) -> str | None:
+    """What kind of value a step gives."""
+    if isinstance(component, _Selective):
+        return "model"
+    if isinstance(component, Masker):
+        return "mask"
+    return "gradient" if isinstance(component, GradientFamily) else None
+
+
+def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
+    """Check a recipe against the installed components: names, fields, ranges, references, kinds, cycles.
+
+    Raises:
+        RecipeError: naming the step, the field and the nearest valid word.
+    """
+    components: dict[str, Component] = {}
+    for name, raw in recipe.steps.items():
+        components[name] = _component(name, raw, catalog)
+    files: dict[str, Literal["model", "mask", "gradient"]] = {}
+    edges: dict[str, list[str]] = {name: [] for name in components}
+    for name, component in components.items():
+        for field, port in ports(type(component)).items():
+            value = getattr(component, field)
+            for reference in value if isinstance(value, list) else [value]:
+                if reference is None:
+                    continue
+                if not isinstance(reference, str):
+                    raise RecipeError(f"steps.{name}.{field}: a recipe holds names and paths, not values")
+                if reference in components:
+                    given = _kind_of(components[reference])
+                    if given != port.kind:
+                        raise RecipeError(
+                            f"steps.{name}.{field}: {reference!r} is a {given}, where a {port.kind} is wanted"
+                        )
+                    edges[name].append(reference)
+                    continue
+                if reference in recipe.models and port.kind != "model":
+                    raise RecipeError(f"steps.{name}.{field}: {reference!r} is a model, where a {port.kind} is wanted")
+                _add_file(files, reference, port, f"steps.{name}.{field}")
+    wanted = recipe.output.step
+    if wanted in components:
+        given = _kind_of(components[wanted])
+        if given != "model":
+            raise RecipeError(f"output: step {wanted!r} is a {given}, and only a model can be written here")
+    elif wanted in recipe.models:
+        files.setdefault(wanted, "model")
+    else:
+        known = [*components, *recipe.models]
+        raise RecipeError(
+            f"output: there is no step {wanted!r}.{nearest(wanted, known)}", hint=f"Known: {', '.join(known)}"
+        )
+    order = _order(edges)
+    used = _reachable(edges, wanted)
+    needed = {r for name in used for r in _references(components[name])} | {wanted}
+    return Graph(
+        recipe,
+        {name: components[name] for name in order if name in used},
+        {reference: kind for reference, kind in files.items() if reference in needed},
+    )
+
+
+def _add_file(files: dict[str, Any], reference: str, port: Port, where: str) -> None:
+    if files.setdefault(reference, port.kind) != port.kind:
+        raise RecipeError(f"{where}: {reference!r} is used as a {files[reference]} and as a {port.kind}")
+
+
+def _references(component: Component) -> list[str]:
+    found: list[str] = []
+    for field in ports(type(component)):
+        value = getattr(component, field)
+        found.extend(value if isinstance(value, list) else [value] if value is not None else [])
+    return found
+
+
+def _component(name: str, raw: Mapping[str, Any], catalog: Catalog) -> Component:
+    op = raw.get("op")
+    if not isinstance(op, str):
+        raise RecipeError(f"steps.{name}: `op` is missing", hint="For example: op: merge.lerp")
+    try:
+        cls = catalog.op(op)
+    except CatalogError as error:
+        raise RecipeError(f"steps.{name}.op: {error.message}", hint=error.hint) from None
+    options = {key: value for key, value in raw.items() if key != "op"}
+    return make_component(cls, options, catalog, where=f"steps.{name}")
+
+
+def make_component(cls: type[Component], options: Mapping[str, Any], catalog: Catalog, *, where: str) -> Component:
+    """A component from options; raises RecipeError naming each wrong field."""
+    try:
+        return cls.model_validate(dict(options), context={"catalog": catalog})
+    except ValidationError as error:
+        raise RecipeError(_explain(error, where, cls)) from None
+    except CatalogError as error:
+        raise RecipeError(f"{where}: {error.message}", hint=error.hint) from None
+
+
+def _order(edges: Mapping[str, list[str]]) -> list[str]:
+    """Steps after the steps they need, otherwise as written. Raises RecipeError on a cycle, naming it."""
+    from graphlib import CycleError, TopologicalSorter
+
+    try:
+        return list(TopologicalSorter({name: sorted(set(needs)) for name, needs in edges.items()}).static_order())
+    except CycleError as error:
+        raise RecipeError(f"steps form a cycle: {' needs '.join(reversed(error.args[1]))}") from None
+
+
+def _reachable(edges: Mapping[str, list[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    stack = [start] if start in edges else []
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack.extend(edges[name])
+    return seen
+
+
+# --- words for pydantic's errors ---------------------------------------------------------------------------
+
+
+def _explain(error: ValidationError, where: str, cls: type[BaseModel]) -> str:
+    """One line per wrong field: where, what is wrong, what was given, the nearest valid word."""
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        path = ".".join([where, *(str(part) for part in problem["loc"] if not str(part).startswith("function-"))])
+        given = problem.get("input")
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            fields = [field.alias or name for name, field in cls.model_fields.items()]
+            message = f"unknown field.{nearest(str(problem['loc'][-1]), fields)}"
+        elif problem["type"] == "missing":
+            message = "is required"
+        elif isinstance(given, (str, int, float, bool)) or given is None:
+            message = f"{message} (given: {given!r})"
+        lines.append(f"{path}: {message}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _kind(value: object) -> str:
+    return {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(value).__name__, type(value).__name__)

@@ -1,0 +1,182 @@
+"""The site: one tensor, or a span of it, as a component's verb sees it.
+
+A verb reads ``site.a``, ``site.b``, ``site.t`` and so on, and answers a tensor. It never learns about files,
+storage dtypes, spans, masks or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .values import Span
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .layout import Place
+
+__all__ = ["Draw", "Site"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers for a site: one independent stream per (seed, component, tensor, model, draw).
+
+    Element *i* of the tensor gets the same number whatever span, thread or device asks for it.
+    """
+
+    site: Site
+    seed: int
+    component: str
+    model: int = 0
+    draw: int = 0
+
+    def _stream(self) -> Any:
+        from .rng import Stream
+
+        return Stream.derive(self.seed, self.component, self.site.place.name, model=self.model, draw=self.draw)
+
+    def keep(self, density: float) -> Tensor:
+        """A bool tensor, each element True with probability ``density`` (0 to 1)."""
+        return self._shaped(self._stream().keep(self.site.span, density, self.site.device))
+
+    def uniform(self) -> Tensor:
+        """float32 in [0, 1)."""
+        return self._shaped(self._stream().uniform(self.site.span, self.site.device))
+
+    def normal(self) -> Tensor:
+        """float32, standard normal; made on the CPU, then moved."""
+        return self._shaped(self._stream().normal(self.site.span).to(self.site.device))
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        return flat.reshape(self.site.shape) if self.site.is_whole else flat
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor, or a span of it.
+
+    Tensors have the full ``shape`` when ``is_whole``, else they are 1-D of ``span.numel`` elements.
+    All are in ``dtype`` (float32, or float64 where a model holds float64) on ``device``.
+    """
+
+    place: Place
+    """Where in the model the tensor lives: key, part, block, depth, role."""
+    shape: tuple[int, ...]
+    """Shape of the full tensor."""
+    span: Span
+    """The elements at hand, in row-major order."""
+    is_whole: bool
+    dtype: torch.dtype
+    device: torch.device
+    inputs: Mapping[str, Callable[[], Tensor] | Sequence[Callable[[], Tensor]] | None]
+    """By port name: how to read the tensor of that port. Use :meth:`__getitem__` or the properties."""
+    ratio: float = 0.0
+    measured: tuple[Tensor, ...] = ()
+    """Results of the measuring passes done so far."""
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    # --- tensors ---
+
+    def __getitem__(self, port: str) -> Any:
+        """The tensor of a port (a list of tensors for a list port, None for an optional port left out)."""
+        if port not in self._cache:
+            source = self.inputs[port]
+            if source is None:
+                self._cache[port] = None
+            elif callable(source):
+                self._cache[port] = source()
+            else:
+                self._cache[port] = [one() for one in source]
+        return self._cache[port]
+
+    @property
+    def a(self) -> Tensor:
+        return self._tensor("a")
+
+    @property
+    def b(self) -> Tensor:
+        return self._tensor("b")
+
+    @property
+    def model(self) -> Tensor:
+        return self._tensor("model")
+
+    @property
+    def base(self) -> Tensor | None:
+        """The base model's tensor, or None when there is no base."""
+        found: Tensor | None = self["base"] if "base" in self.inputs else None
+        return found
+
+    @property
+    def models(self) -> list[Tensor]:
+        """The tensors of the models being merged: of the ``models`` port, else ``[a, b]``."""
+        if "models" in self.inputs:
+            found: list[Tensor] = self["models"]
+            return found
+        return [self.a, self.b]
+
+    @property
+    def delta(self) -> Tensor:
+        """B's task vector: B − base where there is a base, else B − A."""
+        base = self.base
+        return self.b - (self.a if base is None else base)
+
+    @property
+    def deltas(self) -> list[Tensor]:
+        """One task vector per model: model − base; without a base, the difference to the first model."""
+        if "models" not in self.inputs:
+            return [self.delta]
+        base = self.base
+        first = self.models[0] if base is None else base
+        return [model - first for model in (self.models[1:] if base is None else self.models)]
+
+    def _tensor(self, port: str) -> Tensor:
+        found: Tensor = self[port]
+        return found
+
+    # --- numbers ---
+
+    @property
+    def t(self) -> float:
+        """1 − ratio: 0 keeps A, 1 takes B."""
+        return 1.0 - self.ratio
+
+    @property
+    def numel(self) -> int:
+        """Elements of the full tensor."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    def position(self) -> Tensor:
+        """int64: each element's index along the tensor's last dimension (0 for a 0-d tensor)."""
+        import torch
+
+        size = self.shape[-1] if self.shape else 1
+        index = torch.arange(self.span.start, self.span.stop, device=self.device) % max(size, 1)
+        return index.reshape(self.shape) if self.is_whole else index
+
+    def draw(self, seed: int, component: str, *, model: int = 0, draw: int = 0) -> Draw:
+        """Random numbers for this site: ``site.draw(self.seed, self.name).keep(0.1)``."""
+        return Draw(self, seed, component, model, draw)
+
+    def total(self, *values: Tensor) -> Tensor:
+        """1-D float64 tensor: the sum of each of ``values`` in a fixed order of additions."""
+        import torch
+
+        from .kernels import tree_sum
+
+        return torch.stack([tree_sum(value) for value in values])
+
+    def replace(self, *, measured: tuple[Tensor, ...] | None = None, **tensors: Tensor) -> Site:
+        """The same site with some ports' tensors replaced, e.g. ``site.replace(b=target)``."""
+        inputs = dict(self.inputs)
+        cache = {port: value for port, value in self._cache.items() if port not in tensors}
+        for port, tensor in tensors.items():
+            inputs[port] = (lambda value: lambda: value)(tensor)
+        return replace(self, inputs=inputs, measured=self.measured if measured is None else measured, _cache=cache)
