@@ -28,17 +28,21 @@ was written for; one written for a newer version is refused by name."""
 
 FIRST_PARTY: dict[str, dict[str, str]] = {
     "merge": {
-        **dict.fromkeys(
-            ["lerp", "slerp", "slice", "cyclic", "gradient", "hslerp", "bislerp", "colorize", "cosine", "cubic", "scaled-add", "add-difference"],
-            "daremerge-merge-basic",
-        ),
+        "add-difference": "daremerge-merge-basic",
+        "bislerp": "daremerge-merge-basic",
+        "colorize": "daremerge-merge-basic",
+        "cosine": "daremerge-merge-basic",
+        "cubic": "daremerge-merge-basic",
+        "cyclic": "daremerge-merge-basic",
         "dare": "daremerge-merge-dare",
+        "gradient": "daremerge-merge-basic",
+        "hslerp": "daremerge-merge-basic",
+        "lerp": "daremerge-merge-basic",
+        "scaled-add": "daremerge-merge-basic",
+        "slerp": "daremerge-merge-basic",
+        "slice": "daremerge-merge-basic",
     },
     "sparsify": {"dare": "daremerge-merge-dare"},
-    "mask": {},
-    "gradient": {},
-    "edit": {},
-    "report": {},
 }
 """Which distribution of the project ships a component: what to install when a recipe names a missing one."""
 

@@ -138,9 +138,21 @@ def _nested(kind: str) -> BeforeValidator:
             raise ValueError("give a component's name, or a mapping with `op` and its options")
         options = {key: option for key, option in value.items() if key != "op"}
         cls = catalog.get(kind, value["op"].removeprefix(f"{kind}."))
+        _check_nestable(cls, options)
         return cls.model_validate(cls.filled_ports() | options, context={"catalog": catalog})
 
     return BeforeValidator(build)
+
+
+def _check_nestable(cls: type[Component], options: dict[str, Any]) -> None:
+    """A nested component computes on tensors it is handed: it has no ports, selection or ratio of its own."""
+    needed = [name for name in cls.filled_ports() if name not in ("a", "b")]
+    if needed:
+        raise ValueError(f"{cls.name} needs {', '.join(needed)}, so it cannot be used here")
+    outer = sorted(set(options) & set(_Merge.model_fields)) if issubclass(cls, _Merge) else []
+    outer += sorted(set(options) & set(ports(cls)))
+    if outer:
+        raise ValueError(f"{', '.join(outer)} of {cls.name} cannot be set here: set it on the step")
 
 
 def _dump_nested(value: Any) -> Any:

@@ -77,6 +77,8 @@ class Site:
     ratio: float = 0.0
     measured: tuple[Tensor, ...] = ()
     """Results of the measuring passes done so far."""
+    model_index: int = 0
+    """Which of the merged models a sparsifier is looking at; each has random numbers of its own."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     # --- tensors ---
@@ -161,9 +163,13 @@ class Site:
         index = torch.arange(self.span.start, self.span.stop, device=self.device) % max(size, 1)
         return index.reshape(self.shape) if self.is_whole else index
 
-    def draw(self, seed: int, component: str, *, model: int = 0, draw: int = 0) -> Draw:
+    def draw(self, seed: int, component: str, *, draw: int = 0) -> Draw:
         """Random numbers for this site: ``site.draw(self.seed, self.name).keep(0.1)``."""
-        return Draw(self, seed, component, model, draw)
+        return Draw(self, seed, component, self.model_index, draw)
+
+    def for_model(self, index: int) -> Site:
+        """The same site, its random numbers those of another of the merged models."""
+        return replace(self, model_index=index)
 
     def total(self, *values: Tensor) -> Tensor:
         """1-D float64 tensor: the sum of each of ``values`` in a fixed order of additions."""

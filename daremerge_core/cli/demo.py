@@ -1,0 +1,22 @@
+"""``daremerge demo``: the whole story on small networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["demo_command"]
+
+
+@click.command(name="demo")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("daremerge-demo"))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
+def demo_command(folder: Path, seed: int) -> None:
+    """Train a small network, fine-tune it three ways, merge with DARE, and show the accuracies.
+
+    Writes the models and merges into FOLDER (daremerge-demo by default). Takes about a minute.
+    """
+    from ..demo import run_demo
+
+    run_demo(folder, seed=seed, echo=click.echo)

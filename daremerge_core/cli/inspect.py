@@ -1,0 +1,116 @@
+"""``daremerge inspect``: what a model file holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..catalog import discover
+from ..dtypes import nbytes
+from ..recipe import METADATA_KEY
+from ..sizes import format_size
+from ..stores import open_model
+from ..values import Model
+from ..views import detect_layout
+from .show import printable, table
+
+__all__ = ["inspect_command"]
+
+
+@click.command(name="inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--keys", is_flag=True, help="List every tensor: name, dtype, shape, part, block, role.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect_command(file: Path, keys: bool, as_json: bool) -> None:
+    """Show a model file's architecture, parts, dtypes, counts and metadata. Reads its header only."""
+    catalog = discover()
+    layouts = [spec for group in catalog.hook.daremerge_layouts() for spec in group]
+    model = open_model(file, openers=[lambda path: catalog.hook.daremerge_open(path=path)])
+    try:
+        facts = _facts(file, model, layouts, keys=keys)
+    finally:
+        model.close()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _show(facts)
+
+
+def _facts(file: Path, model: Model, layouts: list[Any], *, keys: bool) -> dict[str, Any]:
+    layout = detect_layout(model, layouts)
+    metas = [model.meta(key) for key in model.keys()]
+    parts: dict[str, dict[str, int]] = {}
+    for meta in metas:
+        part = parts.setdefault(layout.place(meta.key).part, {"tensors": 0, "parameters": 0, "bytes": 0})
+        part["tensors"] += 1
+        part["parameters"] += meta.numel
+        part["bytes"] += nbytes(meta.dtype, meta.numel)
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "architecture": layout.arch,
+        "tensors": len(metas),
+        "parameters": sum(meta.numel for meta in metas),
+        "bytes": sum(nbytes(meta.dtype, meta.numel) for meta in metas),
+        "dtypes": dict(Counter(meta.dtype for meta in metas).most_common()),
+        "parts": dict(sorted(parts.items())),
+        "metadata": dict(model.metadata),
+    }
+    if keys:
+        facts["keys"] = [
+            {
+                "name": meta.key,
+                "dtype": meta.dtype,
+                "shape": list(meta.shape),
+                "part": place.part,
+                "block": place.block,
+                "role": place.role,
+            }
+            for meta in metas
+            for place in [layout.place(meta.key)]
+        ]
+    return facts
+
+
+def _show(facts: dict[str, Any]) -> None:
+    click.echo(printable(facts["file"]))
+    dtypes = ", ".join(f"{count} {name}" for name, count in facts["dtypes"].items())
+    click.echo(
+        table(
+            [
+                ("architecture", facts["architecture"]),
+                ("tensors", f"{facts['tensors']} ({dtypes})"),
+                ("parameters", f"{facts['parameters']:,}"),
+                ("size", format_size(facts["bytes"])),
+            ],
+            indent="  ",
+        )
+    )
+    if facts["parts"]:
+        click.echo("parts")
+        rows = [
+            (name, f"{part['tensors']} tensors", f"{part['parameters']:,} parameters", format_size(part["bytes"]))
+            for name, part in facts["parts"].items()
+        ]
+        click.echo(table(rows, indent="  "))
+    if facts["metadata"]:
+        click.echo("metadata")
+        click.echo(table([(key, _short(key, value)) for key, value in sorted(facts["metadata"].items())], indent="  "))
+    if "keys" in facts:
+        click.echo("keys")
+        rows = [
+            (one["name"], one["dtype"], str(one["shape"]), one["part"], one["block"] or "-", one["role"])
+            for one in facts["keys"]
+        ]
+        click.echo(table(rows, indent="  "))
+
+
+def _short(key: str, value: str) -> str:
+    if key == METADATA_KEY:
+        return (
+            f"merged by daremerge; see its recipe with --json, run it again with `daremerge run` ({len(value)} bytes)"
+        )
+    return value if len(value) <= 100 else f"{value[:97]}… ({len(value)} characters)"

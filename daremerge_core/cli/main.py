@@ -1,0 +1,109 @@
+"""The ``daremerge`` command: groups, plugins' own commands, and how errors end a run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ..errors import DaremergeError
+from ..version import __version__
+
+__all__ = ["Lazy", "cli", "main"]
+
+COMMANDS = {
+    "merge": ("merge", "Merge models: one subcommand for each installed method."),
+    "run": ("run", "Run a recipe, or the recipe inside a merged file."),
+    "plan": ("run", "Check a recipe and show what it would do."),
+    "inspect": ("inspect", "Show what a model file holds."),
+    "methods": ("catalog", "List the installed components."),
+    "plugins": ("catalog", "List plugins, and what failed to load and why."),
+    "demo": ("demo", "Train, fine-tune and merge small networks; a minute."),
+}
+"""Command → (module beside this one, one-line help)."""
+
+
+class Shown(click.ClickException):
+    """A DaremergeError as click shows it: message, hint, exit code; no traceback."""
+
+    def __init__(self, error: DaremergeError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(set(super().list_commands(ctx)) - set(COMMANDS))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, _ = COMMANDS[cmd_name]
+            command = getattr(import_module(f".{module}", __package__), f"{cmd_name}_command")
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        own = sorted(set(super().list_commands(ctx)) - set(COMMANDS))
+        rows += [(name, self.commands[name].get_short_help_str(80)) for name in own]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..errors import nearest
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = nearest(args[0], self.list_commands(ctx))
+            if close and "Did you mean" not in error.message:
+                error.message = f"{error.message}{close}"
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DaremergeError as error:
+            raise Shown(error) from error
+        except MemoryError as error:
+            wrapped = DaremergeError("out of memory", hint="Lower --memory or --threads.")
+            wrapped.exit_code = 1
+            raise Shown(wrapped) from error
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="daremerge")
+def cli() -> None:
+    """Merge model checkpoints: reproducible to the byte, in bounded memory, by plugins.
+
+    \b
+    daremerge merge dare A.safetensors B.safetensors --base BASE.safetensors -o OUT.safetensors
+    daremerge merge dare --help
+    """
+
+
+def add_plugin_commands() -> None:
+    """Let plugins add commands of their own."""
+    from ..catalog import discover
+
+    discover().hook.daremerge_commands(cli=cli)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    add_plugin_commands()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    cli()

@@ -1,0 +1,160 @@
+"""A component's fields as click parameters: the same names, help, ranges, choices and defaults."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ..components import Component, nested, ports
+from ..errors import RecipeError
+from ..recipe import parse_yaml
+
+__all__ = ["YamlValue", "component_parameters", "flag", "given_options"]
+
+OPTION_PORTS = frozenset({"base", "mask", "gradient"})
+"""Ports that are options on the command line; the others are arguments."""
+
+
+class YamlValue(click.ParamType):
+    """A word, or a YAML mapping such as ``{op: slerp}``."""
+
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_yaml(value, source=param.opts[0] if param else "value")
+        except RecipeError as error:
+            self.fail(str(error), param, ctx)
+
+
+class CommaList(click.ParamType):
+    """Words joined by commas, each of a choice."""
+
+    name = "list"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        wrong = [word for word in words if self.choices and word not in self.choices]
+        if wrong or not words:
+            self.fail(f"{', '.join(wrong) or 'nothing'} given; choose from {', '.join(self.choices)}", param, ctx)
+        return words
+
+
+def flag(field: str) -> str:
+    """``drop_rate`` → ``--drop-rate``."""
+    return "--" + field.replace("_", "-")
+
+
+def component_parameters(cls: type[Component]) -> list[click.Parameter]:
+    """Arguments for the models a component works on, then an option for every other field."""
+    arguments: list[click.Parameter] = []
+    options: list[click.Parameter] = []
+    found = ports(cls)
+    own = [name for name in cls.model_fields if name not in _inherited(cls)]
+    for name in [*own, *(name for name in cls.model_fields if name not in own)]:
+        info = cls.model_fields[name]
+        if name in found and name not in OPTION_PORTS:
+            required = info.is_required()
+            arguments.append(
+                click.Argument([name], required=required, nargs=-1 if found[name].many else 1, metavar=name.upper())
+            )
+        else:
+            options.append(_option(cls, name, info))
+    arguments.sort(key=lambda argument: list(cls.model_fields).index(argument.name or ""))
+    return [*arguments, *options]
+
+
+def _inherited(cls: type[Component]) -> set[str]:
+    """Fields a component has from its kind rather than of its own, unless it changes their default."""
+    base = cls.__mro__[1]
+    fields = getattr(base, "model_fields", {})
+    return {name for name, info in fields.items() if cls.model_fields[name].default == info.default}
+
+
+def given_options(ctx: click.Context, cls: type[Component]) -> dict[str, Any]:
+    """What the user gave of a component's fields, under the names a recipe uses."""
+    given: dict[str, Any] = {}
+    for name, info in cls.model_fields.items():
+        if name not in ctx.params:
+            continue
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT and not info.is_required():
+            continue
+        value = ctx.params[name]
+        given[info.alias or name] = list(value) if isinstance(value, tuple) else value
+    return given
+
+
+def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
+    default = None if info.default is PydanticUndefined else info.default
+    help_text = info.description or ""
+    word = flag(info.alias or name)
+    settings: dict[str, Any] = {"help": help_text, "required": info.is_required(), "default": None}
+    annotation = _plain(info.annotation)
+    if annotation is bool:
+        return click.Option([f"{word}/--no-{word[2:]}", name], **(settings | {"default": default}), show_default=True)
+    if default is not None:
+        shown = ",".join(map(str, default)) if isinstance(default, list) else str(getattr(default, "name", default))
+        settings["show_default"] = shown
+    if name in ports(cls):
+        return click.Option([word, name], type=str, metavar="FILE", **settings)
+    if name in nested(cls):
+        return click.Option([word, name], type=YamlValue(), metavar="NAME", **settings)
+    if get_origin(annotation) is list:
+        inner = _plain(get_args(annotation)[0])
+        if get_origin(inner) is Literal:
+            choices = tuple(str(one) for one in get_args(inner))
+            return click.Option([word, name], type=CommaList(choices), metavar="LIST", **settings)
+        return click.Option([word, name], type=_scalar(inner, info), multiple=True, **settings)
+    if get_origin(annotation) is dict:
+        return click.Option([word, name], type=YamlValue(), metavar="{KEY: VALUE}", **settings)
+    return click.Option([word, name], type=_scalar(annotation, info), **settings)
+
+
+def _scalar(annotation: Any, info: FieldInfo) -> click.ParamType:
+    if get_origin(annotation) is Literal:
+        return click.Choice([str(one) for one in get_args(annotation)])
+    limits = _limits(info)
+    if annotation is int:
+        return click.IntRange(**limits) if limits else click.INT
+    if annotation is float:
+        return click.FloatRange(**limits) if limits else click.FLOAT
+    return click.STRING
+
+
+def _limits(info: FieldInfo) -> Mapping[str, Any]:
+    limits: dict[str, Any] = {}
+    for mark in info.metadata:
+        for attribute, key, is_open in (
+            ("ge", "min", False),
+            ("gt", "min", True),
+            ("le", "max", False),
+            ("lt", "max", True),
+        ):
+            bound = getattr(mark, attribute, None)
+            if bound is not None:
+                limits[key] = bound
+                if is_open:
+                    limits[f"{key}_open"] = True
+    return limits
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without ``Annotated`` and ``| None``."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
+        return _plain(kinds[0]) if len(kinds) == 1 else annotation
+    return annotation

@@ -1,0 +1,99 @@
+"""The options every command that writes a model shares, and how a run is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..api import create_sink, plan_recipe
+from ..catalog import discover
+from ..recipe import Recipe, StorageDtype
+from ..sizes import parse_size
+from .show import printable, show_plan, show_summary
+
+if TYPE_CHECKING:
+    from ..engine import Settings
+
+__all__ = ["output_parameters", "perform", "settings_from"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DTYPES = list(StorageDtype.__args__)  # type: ignore[attr-defined]
+
+
+class Size(click.ParamType):
+    """``1GiB``, ``500MB``, ``4096``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def output_parameters() -> list[click.Parameter]:
+    """Where the result goes and how the run may use the machine; the same for every command that merges."""
+    return [
+        click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write."),
+        click.Option(["--dtype"], type=click.Choice(_DTYPES), help="Storage dtype of float tensors.  [default: keep]"),
+        click.Option(["--shard-size"], metavar="SIZE", help="Write a folder of shards of at most SIZE, e.g. 5GB."),
+        click.Option(["--device"], default="auto", show_default=True, help="auto, cpu, cuda, mps, …"),
+        click.Option(
+            ["--threads"], type=click.IntRange(min=0), default=0, help="Worker threads.  [default: one a core]"
+        ),
+        click.Option(["--memory"], type=Size(), default="1GiB", show_default=True, help="Memory for the work."),
+        click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
+        click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
+        click.Option(["--quiet", "-q"], is_flag=True, help="No progress."),
+    ]
+
+
+def settings_from(params: dict[str, Any]) -> Settings:
+    from ..engine import Settings
+
+    return Settings(threads=params["threads"], memory=params["memory"], device=params["device"])
+
+
+def perform(
+    recipe: Recipe,
+    params: dict[str, Any],
+    *,
+    folders: list[Path],
+    target: Path | None,
+    expected: dict[str, str] | None = None,
+) -> None:
+    """Plan a recipe, then show the plan (``--dry-run``) or run it and show what was done."""
+    catalog = discover()
+    if target is None and not params["dry_run"]:
+        raise click.UsageError("Say where to write: -o OUT.safetensors")
+    with plan_recipe(recipe, catalog=catalog, folders=folders, output=target) as plan:
+        for warning in plan.warnings:
+            click.echo(f"warning: {printable(warning)}", err=True)
+        if params["dry_run"]:
+            show_plan(plan)
+            return
+        assert target is not None
+        sink = create_sink(plan, target, overwrite=params["overwrite"], catalog=catalog)
+        from ..engine import execute
+        from ..stores.writer import sha256_file
+        from .progress import make_progress
+
+        progress = make_progress(sys.stderr, quiet=params["quiet"])
+        try:
+            summary = execute(plan, sink, settings_from(params), progress=progress, expected=expected)
+        except BaseException:
+            sink.abort()
+            raise
+        show_summary(plan, summary)
+        catalog.hook.daremerge_finished(plan=plan, summary=summary)
+        for path in summary.paths:
+            if path.suffix == ".safetensors":
+                click.echo(f"sha256 {sha256_file(path)}  {printable(str(path))}")

@@ -1,0 +1,80 @@
+"""``daremerge run`` and ``daremerge plan``: recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..recipe import Recipe, apply_settings, load_recipe, parse_recipe, read_provenance
+from .output import output_parameters, perform
+
+__all__ = ["plan_command", "run_command"]
+
+
+def _load(path: Path, settings: tuple[str, ...], params: dict[str, Any]) -> Recipe:
+    recipe = load_recipe(path)
+    data = recipe.model_dump(exclude_none=True)
+    given = {"dtype": params.get("dtype"), "shard_size": params.get("shard_size")}
+    data["output"] |= {key: value for key, value in given.items() if value}
+    return parse_recipe(apply_settings(data, settings), source=str(path)) if settings or any(given.values()) else recipe
+
+
+def _folders(path: Path, extra: tuple[Path, ...]) -> list[Path]:
+    """Where relative model paths are looked up: beside the recipe; for a merged file, from here first."""
+    beside = path if path.is_dir() else path.parent
+    return [*extra, *([Path(), beside] if _is_model(path) else [beside])]
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
+_SET = click.Option(
+    ["--set", "settings"], multiple=True, metavar="STEP.FIELD=VALUE", help="Change a field; repeatable."
+)
+_MODELS = click.Option(
+    ["--models", "model_folders"],
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Look here first for the files the recipe names; repeatable.",
+)
+
+
+def _run(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ...], **params: Any) -> None:
+    """Run a recipe (YAML or JSON), or run again the recipe inside a merged file.
+
+    A merged file's recipe gives the same bytes again; a run whose inputs have changed since is refused.
+    """
+    loaded = _load(recipe, settings, params)
+    expected = None
+    if _is_model(recipe) and not params.pop("changed_inputs"):
+        expected = {name: one["identity"] for name, one in read_provenance(recipe)["inputs"].items()}
+    target: Path | None = params["output"]
+    if target is None and loaded.output.path is not None:
+        target = recipe.parent / loaded.output.path
+    perform(loaded, params, folders=_folders(recipe, model_folders), target=target, expected=expected)
+
+
+def _plan(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ...]) -> None:
+    """Check a recipe against its files (headers only) and show what it would do."""
+    loaded = _load(recipe, settings, {})
+    perform(loaded, {"dry_run": True}, folders=_folders(recipe, model_folders), target=None)
+
+
+_RECIPE = click.Argument(["recipe"], type=click.Path(path_type=Path), metavar="RECIPE")
+
+run_command = click.Command(
+    "run",
+    params=[
+        _RECIPE,
+        _SET,
+        _MODELS,
+        click.Option(["--changed-inputs"], is_flag=True, help="Accept inputs that changed since the file was merged."),
+        *output_parameters(),
+    ],
+    callback=_run,
+    help=_run.__doc__,
+)
+plan_command = click.Command("plan", params=[_RECIPE, _SET, _MODELS], callback=_plan, help=_plan.__doc__)

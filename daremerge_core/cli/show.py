@@ -1,0 +1,85 @@
+"""What commands print: plain text, safe for any terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ..sizes import format_size
+
+if TYPE_CHECKING:
+    from ..engine import Summary
+    from ..plan import Plan
+
+__all__ = ["printable", "show_plan", "show_summary", "table"]
+
+
+def printable(text: str) -> str:
+    """Text from a file with control characters made visible, so that it cannot drive the terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:
+    """Columns padded to their widest cell."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
+    lines = (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _reasons(counts: Counter[str]) -> str:
+    return "; ".join(f"{count} {printable(reason)}" for reason, count in counts.most_common(6))
+
+
+def show_plan(plan: Plan) -> None:
+    """Inputs, steps and what would be written."""
+    from ..views import detect_layout
+
+    click.echo("inputs")
+    rows = []
+    for one in plan.inputs:
+        if one.kind == "model":
+            arch = detect_layout(one.value).arch
+            rows.append((one.name, one.kind, arch, f"{len(one.value.keys())} tensors", str(one.path)))
+        else:
+            rows.append((one.name, one.kind, "", "", str(one.path)))
+    click.echo(table(rows, indent="  "))
+    click.echo("steps")
+    for name, step in plan.graph.steps.items():
+        options = ", ".join(f"{key}={value}" for key, value in step.options().items())
+        click.echo(f"  {printable(name)}: {step.kind}.{step.name}" + (f" ({printable(options)})" if options else ""))
+    merged, copied, skipped = plan.counts()
+    click.echo("output")
+    click.echo(f"  {len(plan.tensors)} tensors, {format_size(plan.bytes_out)}; {merged} merged")
+    _show_rest(plan, copied, skipped)
+
+
+def show_summary(plan: Plan, summary: Summary) -> None:
+    """What was merged, copied and left out, and why."""
+    total = summary.merged + sum(summary.copied.values())
+    rate = summary.bytes_out / max(summary.seconds, 1e-9)
+    where = ", ".join(printable(str(path)) for path in summary.paths[-1:])
+    click.echo(
+        f"merged {summary.merged} of {total} tensors into {where}: "
+        f"{format_size(summary.bytes_out)} in {summary.seconds:.1f} s ({format_size(int(rate))}/s)"
+    )
+    _show_rest(plan, summary.copied, summary.skipped)
+    if summary.nonfinite:
+        count = sum(summary.nonfinite.values())
+        names = ", ".join(printable(key) for key in list(summary.nonfinite)[:3])
+        more = f" and {len(summary.nonfinite) - 3} more" if len(summary.nonfinite) > 3 else ""
+        click.echo(
+            f"warning: {count} values are NaN or infinite, in {len(summary.nonfinite)} tensors: {names}{more}", err=True
+        )
+
+
+def _show_rest(plan: Plan, copied: Counter[str], skipped: Counter[str]) -> None:
+    if copied:
+        click.echo(f"  copied from A {sum(copied.values())}: {_reasons(copied)}")
+    if skipped:
+        click.echo(f"  left out {sum(skipped.values())}: {_reasons(skipped)}")
+    for port, count in plan.only_elsewhere().items():
+        click.echo(f"  {count} tensors are only in {port} and were left out")

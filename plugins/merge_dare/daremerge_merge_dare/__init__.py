@@ -1,0 +1,1 @@
+"""DARE: Drop And REscale, for two models with or without their base."""

@@ -1,0 +1,10 @@
+"""What this distribution gives daremerge."""
+
+from daremerge_core import hookimpl
+
+from .components import Dare, DareSparsifier
+
+
+@hookimpl
+def daremerge_components():
+    return [Dare, DareSparsifier]
