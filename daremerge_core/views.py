@@ -484,10 +484,7 @@ def _decide(self: ModelView, layouts: Sequence[LayoutSpec]) -> dict[str, Decisio
         )
         if problem:
             wrong.append(problem)
-            if policy == "skip":
-                decision = Decision(Action.SKIP, problem)
-            else:
-                decision = Decision(Action.COPY, problem)
+            decision = Decision(Action.SKIP if policy == "skip" else Action.COPY, problem)
         decisions[key] = decision
     if wrong and policy == "error":
         shown = "\n".join(f"  {line}" for line in wrong[:5])

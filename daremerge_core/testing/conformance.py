@@ -1,0 +1,309 @@
+"""Conformance suites: the contract of each kind of component, as tests a plugin inherits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from ..components import Component, MergeMethod, MultiMergeMethod, ports
+from ..dtypes import FLOATS
+from ..layout import ROLES, Place
+from ..values import Model, Span
+from ..views import ModelView, view
+from .tiny import tiny_model
+
+__all__ = [
+    "ComponentTests",
+    "GradientFamilyTests",
+    "MaskerTests",
+    "MergeMethodTests",
+    "ModelEditTests",
+    "SparsifierTests",
+]
+
+
+class ComponentTests:
+    """What every component must satisfy. Set ``component``; add ``cases`` for options worth trying."""
+
+    component: ClassVar[type[Component]]
+    cases: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    """Sets of options; each test runs with each."""
+
+    def make(self, options: Mapping[str, Any]) -> Component:
+        return self.component(**{**self.port_values(), **options})
+
+    def port_values(self) -> dict[str, Any]:
+        """Live values for the required ports: tiny models that differ."""
+        values: dict[str, Any] = {}
+        for index, (name, port) in enumerate(ports(self.component).items()):
+            if port.kind == "model" and (self.component.model_fields[name].is_required() or name == "base"):
+                values[name] = [tiny_model(index), tiny_model(index + 10)] if port.many else tiny_model(index)
+        return values
+
+    # --- the class ---
+
+    def test_is_named(self) -> None:
+        assert self.component.name, "a component needs a name"
+        assert self.component.name == self.component.name.lower().replace("_", "-")
+
+    def test_has_a_summary(self) -> None:
+        assert self.component.summary(), "the docstring's first line is the command's and node's help"
+
+    def test_every_field_has_help(self) -> None:
+        for name, field in self.component.model_fields.items():
+            assert field.description, f"{name} needs a description: it is the help of a flag and the tip of a widget"
+
+    def test_importing_it_does_not_import_torch(self) -> None:
+        code = f"import sys, {self.component.__module__}; sys.exit('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"import torch inside the verb, not at the top of the module\n{done.stderr}"
+
+    def test_unknown_options_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="no_such_option"):
+            self.make({"no_such_option": 1})
+
+    def test_options_survive_json(self) -> None:
+        for options in self.cases:
+            component = self.make(options)
+            again = self.make({**component.options()})
+            assert again.options() == component.options()
+
+    def test_schema_is_json(self) -> None:
+        import json
+
+        json.dumps(self.component.model_json_schema())
+
+
+class _TensorTests(ComponentTests):
+    """Laws of components that answer tensors: purity, repeatability, the same bytes by spans and whole."""
+
+    dtypes: ClassVar[Sequence[str]] = ("float32", "float16", "bfloat16", "float64")
+
+    def values(self, options: Mapping[str, Any], dtype: str = "float32") -> Any:
+        import torch
+
+        found = self.port_values()
+        for name, value in found.items():
+            if isinstance(value, list):
+                found[name] = [_as_dtype(one, getattr(torch, dtype)) for one in value]
+            elif hasattr(value, "meta"):
+                found[name] = _as_dtype(value, getattr(torch, dtype))
+        return view(self.component(**{**found, **options}))
+
+    def keys(self, value: Any) -> list[str]:
+        return list(value.active_keys())
+
+    def test_it_computes_something(self) -> None:
+        for options in self.cases:
+            assert self.keys(self.values(options))
+
+    def test_shapes_and_dtypes(self) -> None:
+        for dtype in self.dtypes:
+            for options in self.cases:
+                value = self.values(options, dtype)
+                for key in self.keys(value):
+                    found = value.read(key)
+                    assert tuple(found.shape) == value.anchor.meta(key).shape
+                    self.check_dtype(found, dtype)
+
+    def check_dtype(self, found: Any, dtype: str) -> None:
+        import torch
+
+        assert found.dtype == getattr(torch, dtype)
+
+    def test_inputs_are_left_alone(self) -> None:
+        for options in self.cases:
+            value = self.values(options)
+            before = [_bytes(model) for model in _models(value)]
+            for key in self.keys(value):
+                value.read(key)
+            assert [_bytes(model) for model in _models(value)] == before, "a verb must never write into its inputs"
+
+    def test_the_same_twice_and_no_global_randomness(self) -> None:
+        import torch
+
+        for options in self.cases:
+            state = torch.random.get_rng_state()
+            first, second = self.values(options), self.values(options)
+            for key in self.keys(first):
+                one = first.read(key)
+                torch.rand(3)
+                assert _same(one, second.read(key)), "use site.draw(...), never torch's own random numbers"
+            torch.random.set_rng_state(state)
+            self.values(options).read(self.keys(first)[0])
+            assert torch.equal(torch.random.get_rng_state(), state)
+
+    def test_spans_agree_with_the_whole(self) -> None:
+        for options in self.cases:
+            value = self.values(options)
+            for key in self.keys(value):
+                numel = value.anchor.meta(key).numel
+                whole = value.read(key).reshape(-1)
+                for size in (1, 3, 7, 64):
+                    for start in range(0, numel, size):
+                        span = Span(start, min(start + size, numel))
+                        assert _same(value.read(key, span), whole[span.start : span.stop]), (
+                            "an elementwise component must not look beyond its span: set elementwise = False"
+                        )
+
+
+class MergeMethodTests(_TensorTests):
+    """The contract of a merge method. ``exact_ends`` says which ratios must give A or B bit for bit."""
+
+    exact_ends: ClassVar[str] = "ab"
+
+    def test_ratio_1_is_a(self) -> None:
+        for options in self.cases:
+            value = self.values({**options, "ratio": 1.0})
+            for key in value.keys():
+                assert _same(value.read(key), value.anchor.read(key))
+
+    def test_t_zero_is_a(self) -> None:
+        if "a" not in self.exact_ends:
+            pytest.skip("this method does not promise it")
+        for options in self.cases:
+            value = self.values({**options, "ratio": 0.5})
+            for key in self.keys(value):
+                site_span = value.anchor.meta(key).whole
+                assert _same(value._compute(key, site_span, 1.0), value.anchor.read(key).reshape(-1))
+
+    def test_ratio_0_is_b(self) -> None:
+        if "b" not in self.exact_ends or issubclass(self.component, MultiMergeMethod):
+            pytest.skip("this method does not promise it")
+        for options in self.cases:
+            value = self.values({**options, "ratio": 0.0})
+            for key in self.keys(value):
+                assert _same(value.read(key), value.component.b.read(key))
+
+    def test_a_mask_of_false_is_a(self) -> None:
+        for options in self.cases:
+            value = self.values({**options, "mask": ConstantMask(False)})
+            for key in value.keys():
+                assert _same(value.read(key), value.anchor.read(key))
+
+    def test_a_mask_of_true_changes_nothing(self) -> None:
+        for options in self.cases:
+            masked, plain = self.values({**options, "mask": ConstantMask(True)}), self.values(options)
+            for key in plain.keys():
+                assert _same(masked.read(key), plain.read(key))
+
+
+class ModelEditTests(_TensorTests):
+    """The contract of a model edit."""
+
+
+class MaskerTests(_TensorTests):
+    """The contract of a masker."""
+
+    def check_dtype(self, found: Any, dtype: str) -> None:
+        import torch
+
+        assert found.dtype == torch.bool
+
+
+class SparsifierTests(ComponentTests):
+    """The contract of a sparsifier: thins a delta, on its own random numbers."""
+
+    def sparsify(self, options: Mapping[str, Any], key: str, delta: Any, span: Span | None = None) -> Any:
+        probe = ModelView(_Probe(a=tiny_model(0), b=tiny_model(1)))
+        whole = probe.anchor.meta(key).whole
+        site = probe._site(key, span or whole, whole=False, ratio=0.0, device="cpu", measured=())
+        component: Any = self.make(options)
+        return component.sparsify(site, delta)
+
+    def test_shape_purity_and_repeatability(self) -> None:
+        model = tiny_model(3)
+        for options in self.cases:
+            for key in model.keys():
+                if model.meta(key).dtype not in FLOATS:
+                    continue
+                delta = model.read(key).reshape(-1)
+                before = delta.clone()
+                first = self.sparsify(options, key, delta)
+                assert first.shape == delta.shape
+                assert _same(delta, before), "sparsify must not write into the delta"
+                assert _same(first, self.sparsify(options, key, delta))
+
+    def test_zeros_stay_zeros(self) -> None:
+        model = tiny_model(3)
+        for options in self.cases:
+            for key in model.keys():
+                zeros = model.read(key).reshape(-1).float() * 0.0
+                assert not self.sparsify(options, key, zeros).any()
+
+
+class GradientFamilyTests(ComponentTests):
+    """The contract of a gradient family: a ratio or None for any place, by whole path segments."""
+
+    def test_every_place_has_an_answer(self) -> None:
+        for options in self.cases:
+            component: Any = self.make(options)
+            value: Any = view(component)
+            for key in value.keys():
+                ratio = value.ratio(key)
+                assert ratio is None or isinstance(ratio, float)
+
+    def test_roles_are_known(self) -> None:
+        value: Any = view(self.make(self.cases[0]))
+        for key in value.keys():
+            place: Place = value.layout.place(key)
+            assert place.role in ROLES
+
+
+class ConstantMask:
+    """A mask that selects everything or nothing, of the tiny checkpoint's tensors."""
+
+    def __init__(self, selected: bool) -> None:
+        self._selected = selected
+        self._model = tiny_model(0)
+
+    def keys(self) -> Sequence[str]:
+        return self._model.keys()
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        return self._model.meta(key).shape if key in self.keys() else None
+
+    def read(self, key: str, span: Span | None = None) -> Any:
+        import torch
+
+        shape = self._model.meta(key).shape if span is None else (span.numel,)
+        return torch.full(shape, self._selected)
+
+    def close(self) -> None: ...
+
+
+class _Probe(MergeMethod):
+    """Answers A; exists to make sites."""
+
+    name = "probe"
+
+    def merge(self, site: Any) -> Any:
+        return site.a
+
+
+def _as_dtype(model: Any, dtype: Any) -> Any:
+    from ..stores.memory import MemoryModel
+
+    tensors = {key: model.read(key) for key in model.keys()}
+    return MemoryModel({k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}, model.metadata)
+
+
+def _models(value: Any) -> list[Model]:
+    return [value.anchor, *(other.model for other in value._others)]
+
+
+def _bytes(model: Any) -> dict[str, bytes]:
+    import torch
+
+    return {key: bytes(model.read(key).contiguous().reshape(-1).view(torch.uint8).tolist()) for key in model.keys()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal bit for bit, but for the sign of zero."""
+    import torch
+
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isnan(), other.isnan())
