@@ -1,0 +1,1 @@
+"""What tests of daremerge and of its plugins are made with."""
