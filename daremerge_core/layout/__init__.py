@@ -1,0 +1,10 @@
+"""Tensor name → part, block, depth and role, for known architectures and, carefully, for the rest."""
+
+from __future__ import annotations
+
+from .detect import GENERIC, Layout, detect
+from .known import KNOWN
+from .place import PARTS, ROLES, Place
+from .spec import LayoutSpec, Shape, Tower, same
+
+__all__ = ["GENERIC", "KNOWN", "PARTS", "ROLES", "Layout", "LayoutSpec", "Place", "Shape", "Tower", "detect", "same"]
