@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .values import Report
 
 __all__ = [
-    "PARTS",
     "BlendRef",
     "Component",
     "GradientFamily",
@@ -272,9 +271,6 @@ def _is_list(annotation: Any) -> bool:
 
 
 # --- kinds that map a site to a tensor --------------------------------------------------------------
-
-PARTS = ("unet", "clip", "vae", "lm", "other")
-
 
 class TensorComponent(Component):
     """A component whose verb answers one tensor (or one span of it) of a model."""
