@@ -116,7 +116,7 @@ def parse_yaml(text: str, *, source: str) -> Any:
     """YAML (and so JSON) without tags, aliases' bombs or duplicate keys."""
     import yaml
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):  # in Python, since the C one cannot be told to refuse aliases
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 mark = self.peek_event().start_mark

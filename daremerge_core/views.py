@@ -496,8 +496,7 @@ def _decide(self: ModelView, layouts: Sequence[LayoutSpec]) -> dict[str, Decisio
         )
     if not any(one.action is Action.MERGE for one in decisions.values()):
         reasons = sorted({one.reason for one in decisions.values()})
-        unchanged = reasons == ["ratio is 1"]
-        if not unchanged:
+        if "ratio is 1" not in reasons:  # that is a choice, and the plan warns of it
             raise PlanError(
                 f"step {self.label!r} would change nothing: " + "; ".join(reasons[:4]),
                 hint=f"A has {len(keys)} tensors such as {keys[0]!r}. Check that the models are of one architecture "

@@ -8,27 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-FIXTURES = Path(__file__).parent / "fixtures"
+from support import FIXTURES, save
+
+from daremerge_core.testing import tiny_tensors
+
 sys.path.insert(0, str(FIXTURES / "site"))  # its .dist-info makes the fixture plugin an installed one
-
-from daremerge_core.stores.memory import MemoryModel  # noqa: E402
-from daremerge_core.stores.writer import SafetensorsWriter  # noqa: E402
-from daremerge_core.testing import tiny_tensors  # noqa: E402
-
-
-def save(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
-    """Write tensors as a safetensors file."""
-    model = MemoryModel(tensors, metadata or {})
-    with SafetensorsWriter(path, [model.meta(key) for key in model.keys()], dict(model.metadata), overwrite=True) as sink:
-        for key in model.keys():
-            sink.write(key, 0, model.read(key).reshape(-1))
-        sink.commit()
-    return path
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import FIXTURES
+from support import FIXTURES
 
 from daremerge_core import MergeMethod, discover, hookimpl
 from daremerge_core.catalog import Catalog, load

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
-from conftest import FIXTURES, save
+from support import FIXTURES, save
 
 from daremerge_core import open_model
 from daremerge_core.testing import tiny_tensors

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save
+from support import save
 
 from daremerge_core import discover, open_model
 from daremerge_core.api import create_sink, merge_recipe, plan_recipe
