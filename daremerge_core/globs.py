@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["AnyRun", "AnySingle", "Either", "Literal", "Name", "Node", "Number", "OneOf", "Sequence", "matches"]
+__all__ = ["AnyRun", "AnySingle", "Concatenation", "Either", "Literal", "Name", "Node", "Number", "OneOf", "matches"]
 
 
 class Name:
@@ -156,7 +156,7 @@ class Either(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence(Node):
+class Concatenation(Node):
     """Nodes one after the other."""
 
     nodes: tuple[Node, ...]

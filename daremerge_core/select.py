@@ -67,7 +67,9 @@ class Selector:
 
     def matches(self, key: str) -> bool:
         """Whether the tensor named ``key`` is selected."""
-        name = globs.Name(key)
+        return self._selects(globs.Name(key))
+
+    def _selects(self, name: globs.Name) -> bool:
         if any(pattern.negated and globs.matches(pattern.node, name) for pattern in self.patterns):
             return False
         wanted = [pattern for pattern in self.patterns if not pattern.negated]
@@ -93,7 +95,7 @@ def select(keys: Collection[str], text: str | Iterable[str], *, what: str = "--i
             raise SelectorError(
                 f"{what}: {pattern.text!r} matches none of the {len(names)} tensors.", hint=_advice(pattern, names)
             )
-    selected = [key for key in keys if selector.matches(key)]
+    selected = [name.text for name in names if selector._selects(name)]
     if not selected:
         raise SelectorError(
             f"{what}: '{selector}' selects nothing: its '!' patterns leave out all that the others match.",
@@ -135,7 +137,7 @@ class _Parser:
             )
         return Pattern(self.text[begin : self.at].strip(), negated, node)
 
-    def _sequence(self, ends: str, nesting: int) -> globs.Sequence:
+    def _sequence(self, ends: str, nesting: int) -> globs.Concatenation:
         """Nodes as far as one of ``ends`` or the end of the text."""
         nodes: list[globs.Node] = []
         while (character := self._peek()) and character not in ends:
@@ -153,7 +155,7 @@ class _Parser:
                 self._fail(self.at, "'}' closes nothing", "Remove it, or write [}] if a name holds it.")
             else:
                 nodes.append(self._literal(ends))
-        return globs.Sequence(tuple(nodes))
+        return globs.Concatenation(tuple(nodes))
 
     def _literal(self, ends: str) -> globs.Literal:
         start = self.at

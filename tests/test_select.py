@@ -152,6 +152,7 @@ def test_padded_ranges_keep_their_width() -> None:
     keys = [f"IN{i:02}" for i in range(12)]
     assert select(keys, "IN{08-11}") == keys[8:]
     assert select([*keys, "IN8"], "IN{8-9}") == ["IN8"]
+    assert select(["a.01", "a.1"], "a.{0-11}") == ["a.1"]
 
 
 def test_a_wildcard_in_brackets_is_plain_text() -> None:
