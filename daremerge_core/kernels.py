@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cast", "count_nonfinite", "tree_sum"]
+__all__ = ["cast", "count_nonfinite", "lerp", "tree_sum"]
+
+
+def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """a + t(b − a), what a ratio of 1 − t means; exactly a at t = 0, exactly b at t = 1, and a where a equals b.
+
+    Written from the nearer end. ``torch.lerp`` is avoided: where a machine can, it fuses the multiplication with
+    the addition, in vectors but not in what is left over, so that bits would depend on the span.
+    """
+    return a + (b - a) * t if t < 0.5 else b - (b - a) * (1.0 - t)
 
 
 def tree_sum(values: Tensor) -> Tensor:

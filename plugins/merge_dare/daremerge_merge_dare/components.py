@@ -62,11 +62,13 @@ class Dare(MergeMethod):
     ties: Literal["off", "sum", "count"] = Field(
         "off", description="Keep only changes of the tensor's majority sign, by sum or by count."
     )
-    blend: BlendRef = Field("lerp", description="How A and the target are blended: any two-model method.")
+    blend: BlendRef | None = Field(
+        None, description="How A and the target are blended: any two-model method; in a straight line by default."
+    )
     iterations: int = Field(1, ge=1, le=100, description="Average this many independent masks.")
 
     def passes(self) -> int:
-        return self._election_passes() + self.blend.passes()
+        return self._election_passes() + (self.blend.passes() if self.blend else 0)
 
     def _election_passes(self) -> int:
         return 0 if self.ties == "off" else 1
@@ -79,7 +81,12 @@ class Dare(MergeMethod):
         return self.blend.measure(self._towards_target(site))
 
     def merge(self, site: Site) -> Tensor:
-        return self.blend.merge(self._towards_target(site))
+        if self.blend:
+            blended: Tensor = self.blend.merge(self._towards_target(site))
+            return blended
+        from daremerge_core.kernels import lerp
+
+        return lerp(site.a, self._target(site), site.t)
 
     def _towards_target(self, site: Site) -> Site:
         """The site the blend sees: B replaced by the target, without the election's measurement."""
