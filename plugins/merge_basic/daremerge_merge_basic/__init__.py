@@ -1,0 +1,1 @@
+"""Blends: ways to go from one model to another by a ratio."""
