@@ -73,7 +73,7 @@ def test_a_subset_merged_alone_equals_the_same_tensors_of_the_whole(models: Simp
 
 
 def test_metadata_of_a_passes_and_provenance_is_added(models: SimpleNamespace) -> None:
-    run(models, DARE)
+    run(models, {**DARE, "blend": "cosine"})
     metadata = open_model(models.folder / "out.safetensors").metadata
     assert metadata["format"] == "pt"
     assert metadata["modelspec.title"] == "model a"

@@ -102,11 +102,10 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     word = flag(info.alias or name)
     settings: dict[str, Any] = {"help": help_text, "required": info.is_required(), "default": None}
     annotation = _plain(info.annotation)
+    if default is not None:  # shown only: what the user did not type is left to the component
+        settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}
     if annotation is bool:
-        return click.Option([f"{word}/--no-{word[2:]}", name], **(settings | {"default": default}), show_default=True)
-    if default is not None:
-        shown = ",".join(map(str, default)) if isinstance(default, list) else str(getattr(default, "name", default))
-        settings["show_default"] = shown
+        return click.Option([f"{word}/--no-{word[2:]}", name], **settings)
     if name in ports(cls):
         return click.Option([word, name], type=str, metavar="FILE", **settings)
     if name in nested(cls):

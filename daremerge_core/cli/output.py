@@ -13,7 +13,7 @@ from ..api import create_sink, plan_recipe
 from ..catalog import discover
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
-from .show import printable, show_plan, show_summary
+from .show import as_typed, printable, show_plan, show_summary
 
 if TYPE_CHECKING:
     from ..engine import Settings
@@ -83,7 +83,7 @@ def perform(
         assert target is not None
         sink = create_sink(plan, target, overwrite=params["overwrite"], catalog=catalog)
         from ..engine import execute
-        from ..stores.writer import sha256_file
+        from ..stores import sha256_file
         from .progress import make_progress
 
         progress = make_progress(sys.stderr, quiet=params["quiet"])
@@ -92,8 +92,8 @@ def perform(
         except BaseException:
             sink.abort()
             raise
-        show_summary(plan, summary)
+        show_summary(plan, summary, target)
         catalog.hook.daremerge_finished(plan=plan, summary=summary)
         for path in summary.paths:
             if path.suffix == ".safetensors":
-                click.echo(f"sha256 {sha256_file(path)}  {printable(str(path))}")
+                click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
