@@ -148,7 +148,7 @@ def execute(
             value.device = device
     nonfinite: dict[str, int] = {}
     try:
-        with _one_thread_per_op():
+        with one_thread_per_op():
             pool = _Pool(threads, settings.memory, cancel)
             jobs = {one.name: identity_jobs(one.value, one.path) for one in plan.inputs}
             hash_total = sum(job.nbytes for group in jobs.values() for job in group.jobs)
@@ -270,7 +270,7 @@ def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progres
 
 
 @contextmanager
-def _one_thread_per_op() -> Iterator[None]:
+def one_thread_per_op() -> Iterator[None]:
     """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same."""
     import torch
 
