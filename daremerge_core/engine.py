@@ -150,7 +150,7 @@ def execute(
             value.device = device
     nonfinite: dict[str, int] = {}
     try:
-        with _one_thread_per_op(), freed_memory_kept():
+        with one_thread_per_op(), freed_memory_kept():
             pool = _Pool(threads, settings.memory, cancel)
             builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
             progress.start(plan.bytes_out, "merging")
@@ -271,7 +271,7 @@ def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progres
 
 
 @contextmanager
-def _one_thread_per_op() -> Iterator[None]:
+def one_thread_per_op() -> Iterator[None]:
     """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same."""
     import torch
 
