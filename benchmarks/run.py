@@ -27,7 +27,7 @@ from jobs import JOBS, STARTUP, Job, floor
 from measure import CommandFailed, Measurement, measure
 
 from daremerge_core.sizes import format_size
-from daremerge_core.stores.writer import sha256_file
+from daremerge_core.stores import sha256_file
 
 HERE = Path(__file__).parent
 STARTUP_RUNS = 5

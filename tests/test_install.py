@@ -40,7 +40,7 @@ def environment(tmp_path: Path, wheels: dict[str, Path]) -> Iterator[Callable[..
     def create(*names: str) -> Callable[..., str]:
         folder = tmp_path / "env"
         venv.create(folder, with_pip=False, symlinks=True)
-        python = next(folder.glob("*/python*"))
+        python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
         site = next(folder.glob("**/site-packages"))
         for place in map(Path, sys.path):
             if place.name == "site-packages":
