@@ -48,9 +48,7 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
     placeholder = plan.metadata({one.name: f"blake3:{'0' * 64}" for one in plan.inputs})
     shard_size = plan.graph.recipe.output.shard_size
     if shard_size is not None:
-        return ShardedWriter(
-            path, plan.tensors, placeholder, shard_size=parse_size(shard_size), overwrite=overwrite
-        )
+        return ShardedWriter(path, plan.tensors, placeholder, shard_size=parse_size(shard_size), overwrite=overwrite)
     if path.suffix != ".safetensors":
         raise OutputError(
             f"cannot tell the format of {path}",

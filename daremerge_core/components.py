@@ -277,6 +277,7 @@ def _is_list(annotation: Any) -> bool:
 
 # --- kinds that map a site to a tensor --------------------------------------------------------------
 
+
 class TensorComponent(Component):
     """A component whose verb answers one tensor (or one span of it) of a model."""
 

@@ -152,7 +152,9 @@ def execute(
     try:
         with one_thread_per_op(), freed_memory_kept():
             pool = _Pool(threads, settings.memory, cancel)
-            builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
+            builders = {
+                one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"
+            }
             progress.start(plan.bytes_out, "merging")
             for value in plan.views.values():
                 if isinstance(value, ModelView):

@@ -130,7 +130,11 @@ def test_nonfinite_weights_are_merged_and_counted(models: SimpleNamespace) -> No
 
 class TestNothingIsLeftBehind:
     def litter(self, folder: Path) -> list[str]:
-        return sorted(path.name for path in folder.iterdir() if path.name not in ("a.safetensors", "b.safetensors", "base.safetensors"))
+        return sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name not in ("a.safetensors", "b.safetensors", "base.safetensors")
+        )
 
     def test_when_a_plugin_raises(self, models: SimpleNamespace) -> None:
         with pytest.raises(ComponentError, match="the plugin's own trouble"):

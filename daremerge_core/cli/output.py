@@ -13,6 +13,7 @@ from ..api import create_sink, plan_recipe
 from ..catalog import discover
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
+from .options import ParamType
 from .show import as_typed, printable, show_plan, show_summary
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DTYPES = list(StorageDtype.__args__)  # type: ignore[attr-defined]
 
 
-class Size(click.ParamType):
+class Size(ParamType):
     """``1GiB``, ``500MB``, ``4096``."""
 
     name = "size"

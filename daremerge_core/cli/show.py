@@ -41,7 +41,7 @@ def show_plan(plan: Plan) -> None:
     from ..views import detect_layout
 
     click.echo("inputs")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in plan.inputs:
         if one.kind == "model":
             arch = detect_layout(one.value).arch

@@ -97,7 +97,7 @@ def accuracy(weights: Weights, split: Split, task: str) -> float:
     network.load_state_dict(weights)
     with torch.inference_mode():
         named = network(TASKS[task](split.images)).argmax(dim=1)
-    return (named == split.labels).double().mean().item() * 100
+    return float((named == split.labels).double().mean()) * 100
 
 
 def _network() -> nn.Module:
@@ -122,9 +122,9 @@ def _train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     with one_thread_per_op():  # tensors this small are slower on more, and sums in another order
         for _ in range(epochs):
-            for batch in torch.randperm(len(split.labels), generator=generator).split(BATCH):
+            for batch in torch.randperm(len(split.labels), generator=generator).split(BATCH):  # type: ignore[no-untyped-call]
                 optimizer.zero_grad()
-                F.cross_entropy(network(change(split.images[batch], generator)), split.labels[batch]).backward()
+                F.cross_entropy(network(change(split.images[batch], generator)), split.labels[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
