@@ -11,6 +11,7 @@ import click
 
 from ..api import create_sink, plan_recipe
 from ..catalog import discover
+from ..errors import Interrupted
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
 from .options import ParamType
@@ -95,6 +96,9 @@ def perform(
             raise
         show_summary(plan, summary, target)
         catalog.hook.daremerge_finished(plan=plan, summary=summary)
-        for path in summary.paths:
-            if path.suffix == ".safetensors":
-                click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
+        try:
+            for path in summary.paths:
+                if path.suffix == ".safetensors":
+                    click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped while reading back; {target} is complete") from None
