@@ -108,7 +108,7 @@ class TestShardedFolder:
         assert "scheduler" not in str(caught.value)
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelFileError, match="no .safetensors file"):
+        with pytest.raises(ModelFileError, match=r"no \.safetensors file"):
             ShardedFolder(tmp_path)
         (tmp_path / "pytorch_model.bin").touch()
         with pytest.raises(ModelFileError, match=r"pytorch_model\.bin"):
@@ -334,7 +334,7 @@ class TestMemoryModel:
         assert got.tolist() == tensor.flatten()[start:stop].tolist()
 
     def test_what_no_checkpoint_holds(self) -> None:
-        with pytest.raises(TypeError, match="'z' is torch.complex128"):
+        with pytest.raises(TypeError, match=r"'z' is torch\.complex128"):
             MemoryModel({"z": torch.ones(2, dtype=torch.complex128)})
 
 
