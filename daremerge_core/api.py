@@ -39,7 +39,7 @@ def plan_recipe(
 
 def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Catalog | None = None) -> Sink:
     """Where the result goes: a plugin's format if one claims the path, else safetensors, sharded when asked."""
-    from .stores.writer import SafetensorsWriter, ShardedWriter
+    from .stores import SafetensorsWriter, ShardedWriter
 
     catalog = catalog or discover()
     custom: Sink | None = catalog.hook.daremerge_create(path=path, plan=plan)
@@ -48,7 +48,7 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
     placeholder = plan.metadata({one.name: f"blake3:{'0' * 64}" for one in plan.inputs})
     shard_size = plan.graph.recipe.output.shard_size
     if shard_size is not None:
-        return ShardedWriter(path, plan.tensors, placeholder, parse_size(shard_size), overwrite=overwrite)
+        return ShardedWriter(path, plan.tensors, placeholder, shard_size=parse_size(shard_size), overwrite=overwrite)
     if path.suffix != ".safetensors":
         raise OutputError(
             f"cannot tell the format of {path}",

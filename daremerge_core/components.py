@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from .errors import CatalogError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -136,7 +138,10 @@ def _nested(kind: str) -> BeforeValidator:
         if not isinstance(value, dict) or not isinstance(value.get("op"), str):
             raise ValueError("give a component's name, or a mapping with `op` and its options")
         options = {key: option for key, option in value.items() if key != "op"}
-        cls = catalog.get(kind, value["op"].removeprefix(f"{kind}."))
+        try:
+            cls = catalog.get(kind, value["op"].removeprefix(f"{kind}."))
+        except CatalogError as error:
+            raise ValueError(f"{error.message} {error.hint or ''}".rstrip()) from None
         _check_nestable(cls, options)
         return cls.model_validate(cls.filled_ports() | options, context={"catalog": catalog})
 
@@ -271,6 +276,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 # --- kinds that map a site to a tensor --------------------------------------------------------------
+
 
 class TensorComponent(Component):
     """A component whose verb answers one tensor (or one span of it) of a model."""

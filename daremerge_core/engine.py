@@ -14,14 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from .allocator import freed_memory_kept
 from .dtypes import nbytes
 from .errors import Interrupted, PlanError
 from .plan import Plan
 from .sizes import format_size
-from .stores.identity import IdentityJob, identity_jobs
+from .stores.identity import IdentityBuilder, file_identity
 from .stores.sink import Sink
 from .values import Span, TensorMeta
 from .views import ModelView, blocks_of
@@ -148,11 +150,12 @@ def execute(
             value.device = device
     nonfinite: dict[str, int] = {}
     try:
-        with _one_thread_per_op():
+        with one_thread_per_op(), freed_memory_kept():
             pool = _Pool(threads, settings.memory, cancel)
-            jobs = {one.name: identity_jobs(one.value, one.path) for one in plan.inputs}
-            hash_total = sum(job.nbytes for group in jobs.values() for job in group.jobs)
-            progress.start(plan.bytes_out + hash_total, "merging")
+            builders = {
+                one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"
+            }
+            progress.start(plan.bytes_out, "merging")
             for value in plan.views.values():
                 if isinstance(value, ModelView):
                     value.prepare(pool.map_in_order)
@@ -165,15 +168,15 @@ def execute(
                     with lock:
                         nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
 
-            def digest(job: IdentityJob) -> None:
-                job.run()
-                progress.advance(job.nbytes)
-
-            pool.run(
-                [*((task.cost, lambda task=task: work(task)) for task in tasks)]
-                + [(0, lambda job=job: digest(job)) for group in jobs.values() for job in group.jobs]
-            )
-        identities = {name: group.identity() for name, group in jobs.items()}
+            jobs: list[tuple[int, Callable[[], None]]] = [(task.cost, partial(work, task)) for task in tasks]
+            jobs += [
+                (0, partial(builder.hash_leaf, model, leaf))
+                for model, builder in builders.values()
+                for leaf in builder.leaves()
+            ]
+            pool.run(jobs)
+        identities = {name: builder.identity() for name, (_, builder) in builders.items()}
+        identities |= {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
         if expected:
             check_identities(plan, identities, expected)
         paths = sink.commit(plan.metadata(identities))
@@ -270,7 +273,7 @@ def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progres
 
 
 @contextmanager
-def _one_thread_per_op() -> Iterator[None]:
+def one_thread_per_op() -> Iterator[None]:
     """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same."""
     import torch
 
@@ -350,5 +353,5 @@ class _Pool:
         def job(index: int) -> None:
             results[index] = function(work[index])
 
-        self.run([(0, lambda index=index: job(index)) for index in range(len(work))])
+        self.run([(0, partial(job, index)) for index in range(len(work))])
         return [results[index] for index in range(len(work))]

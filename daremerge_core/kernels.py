@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cast", "count_nonfinite", "lerp", "tree_sum"]
+__all__ = ["cast", "count_nonfinite", "lerp", "select", "tree_sum"]
 
 
 def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -15,6 +15,15 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     the addition, in vectors but not in what is left over, so that bits would depend on the span.
     """
     return a + (b - a) * t if t < 0.5 else b - (b - a) * (1.0 - t)
+
+
+def select(keep: Tensor, values: Tensor) -> Tensor:
+    """``values`` where ``keep`` (bool), zero elsewhere, also where a value is NaN or infinite.
+
+    The same as ``torch.where(keep, values, 0)`` by bit masks, which is several times faster on a CPU.
+    """
+    integer = torch.int64 if values.dtype == torch.float64 else torch.int32
+    return (values.view(integer) & keep.to(integer).neg_()).view(values.dtype)
 
 
 def tree_sum(values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .components import Component, ports
 from .dtypes import FLOATS, SPELLINGS, nbytes
 from .errors import ModelFileError, OutputError, RecipeError, nearest
 from .recipe import METADATA_KEY, Graph
-from .stores import open_gradient, open_mask, open_model, same_file
+from .stores import GradientFile, MaskFile, open_model, replaced_by
 from .values import Gradient, Mask, Model, TensorMeta
 from .version import __version__
 from .views import Action, CastView, Decision, ModelView, detect_layout, view
@@ -129,9 +129,9 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
         for name, kind in graph.files.items():
             named = graph.recipe.models.get(name, name)
             path = _find(named, name, kind, folders, graph)
-            if output is not None and same_file(output, path):
+            if output is not None and replaced_by(output, path):
                 raise OutputError(
-                    f"the output {output} is the input {name!r}",
+                    f"the output {output} is the input {name!r}, or holds it",
                     hint="Inputs are never overwritten: choose another path.",
                 )
             inputs.append(Input(name, named, path, kind, _open(path, kind, catalog)))
@@ -197,9 +197,9 @@ def _neighbours(path: Path) -> str | None:
 
 def _open(path: Path, kind: str, catalog: Catalog) -> Model | Mask | Gradient:
     if kind == "mask":
-        return open_mask(path)
+        return MaskFile(path)
     if kind == "gradient":
-        return open_gradient(path)
+        return GradientFile(path)
     return open_model(path, openers=[lambda one: catalog.hook.daremerge_open(path=one)])
 
 

@@ -119,7 +119,7 @@ def parse_yaml(text: str, *, source: str) -> Any:
     class Loader(yaml.SafeLoader):  # in Python, since the C one cannot be told to refuse aliases
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
-                mark = self.peek_event().start_mark
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise RecipeError(
                     f"{source}, line {mark.line + 1}: YAML aliases (*name) are not allowed in a recipe",
                     hint="Give the shared thing a step of its own and name it.",

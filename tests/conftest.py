@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-
 from support import FIXTURES, save
 
 from daremerge_core.testing import tiny_tensors

@@ -15,7 +15,9 @@ def save(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = 
     from daremerge_core.stores.writer import SafetensorsWriter
 
     model = MemoryModel(tensors, metadata or {})
-    with SafetensorsWriter(path, [model.meta(key) for key in model.keys()], dict(model.metadata), overwrite=True) as sink:
+    with SafetensorsWriter(
+        path, [model.meta(key) for key in model.keys()], dict(model.metadata), overwrite=True
+    ) as sink:
         for key in model.keys():
             sink.write(key, 0, model.read(key).reshape(-1))
         sink.commit()

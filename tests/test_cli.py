@@ -83,14 +83,16 @@ class TestMerge:
         assert torch.equal(open_model(models.folder / "m.safetensors").read(key), mean.half())
 
     def test_mask_and_gradient_files(self, cli: Cli, models: SimpleNamespace) -> None:
-        from daremerge_core.stores.gradient_file import write_gradient
-        from daremerge_core.stores.mask_file import write_mask
+        from daremerge_fixture.plugin import Positive
+
+        from daremerge_core import MemoryModel, view
+        from daremerge_core.stores import write_gradient, write_mask
 
         a = open_model(models.a)
         key = "first_stage_model.decoder.conv_in.weight"
         other = "model.diffusion_model.out.2.weight"
-        write_gradient(models.folder / "g.json", {key: 0.0, other: 0.0}, made_by={})
-        write_mask(models.folder / "m.safetensors", {key: a.read(key) > 0})
+        write_gradient(models.folder / "g.json", {key: 0.0, other: 0.0})
+        write_mask(models.folder / "m.safetensors", view(Positive(model=MemoryModel({key: a.read(key)}))))
         done = cli(
             "merge", "lerp", "a.safetensors", "b.safetensors", "--gradient", "g.json", "--mask", "m.safetensors",
             "-o", "out.safetensors",
@@ -129,7 +131,7 @@ class TestMerge:
         monkeypatch.setenv("DAREMERGE_FIXTURE_NOTE", str(models.folder / "note"))
         done = cli("merge", "to-norm", "a.safetensors", "b.safetensors", "-o", "out.safetensors")
         assert "warning: the fixture plugin says hello" in done.output
-        assert (models.folder / "note").read_text() == "out.safetensors"
+        assert (models.folder / "note").read_text() == str(models.folder / "out.safetensors")
 
     def test_nonfinite_weights_are_warned_of(self, cli: Cli, models: SimpleNamespace) -> None:
         tensors = tiny_tensors(5, torch.float16)

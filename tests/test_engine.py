@@ -73,7 +73,7 @@ def test_a_subset_merged_alone_equals_the_same_tensors_of_the_whole(models: Simp
 
 
 def test_metadata_of_a_passes_and_provenance_is_added(models: SimpleNamespace) -> None:
-    run(models, DARE)
+    run(models, {**DARE, "blend": "cosine"})
     metadata = open_model(models.folder / "out.safetensors").metadata
     assert metadata["format"] == "pt"
     assert metadata["modelspec.title"] == "model a"
@@ -130,7 +130,11 @@ def test_nonfinite_weights_are_merged_and_counted(models: SimpleNamespace) -> No
 
 class TestNothingIsLeftBehind:
     def litter(self, folder: Path) -> list[str]:
-        return sorted(path.name for path in folder.iterdir() if path.name not in ("a.safetensors", "b.safetensors", "base.safetensors"))
+        return sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.name not in ("a.safetensors", "b.safetensors", "base.safetensors")
+        )
 
     def test_when_a_plugin_raises(self, models: SimpleNamespace) -> None:
         with pytest.raises(ComponentError, match="the plugin's own trouble"):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, wheels: dict[str, Path]) -> Iterator[Callable[..., Callable[..., str]]]:
+def environment(tmp_path: Path, wheels: dict[str, Path]) -> Callable[..., Callable[..., str]]:
     """A fresh environment with third-party packages and the named wheels, and nothing else of ours."""
 
     def create(*names: str) -> Callable[..., str]:
         folder = tmp_path / "env"
         venv.create(folder, with_pip=False, symlinks=True)
-        python = next(folder.glob("*/python*"))
+        python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
         site = next(folder.glob("**/site-packages"))
         for place in map(Path, sys.path):
             if place.name == "site-packages":
@@ -61,7 +61,7 @@ def environment(tmp_path: Path, wheels: dict[str, Path]) -> Iterator[Callable[..
 
     for index, name in enumerate(("a", "b", "base")):
         save(tmp_path / f"{name}.safetensors", tiny_tensors(index, torch.float16))
-    yield create
+    return create
 
 
 METHODS = {

@@ -136,7 +136,11 @@ def test_settings_change_fields() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("power=3", ["step.field=value"]), ("outr.power=3", ["Did you mean outer"]), ("outer.power", ["step.field=value"])],
+    [
+        ("power=3", ["step.field=value"]),
+        ("outr.power=3", ["Did you mean outer"]),
+        ("outer.power", ["step.field=value"]),
+    ],
 )
 def test_a_wrong_setting_is_named(setting: str, words: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:

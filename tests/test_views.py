@@ -20,7 +20,6 @@ from daremerge_fixture.plugin import (
     ToNorm,
     Wrong,
 )
-from daremerge_merge_dare.components import Dare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from daremerge_core import MemoryModel, Span, view
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
 from daremerge_core.views import Action
+from daremerge_merge_dare.components import Dare
 
 A, B, BASE = tiny_model(1), tiny_model(2), tiny_model(0)
 KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
@@ -139,7 +139,7 @@ def test_parts_include_and_exclude_limit_a_merge() -> None:
     ],
 )
 def test_a_merge_of_nothing_is_an_error(options: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - SelectorError or PlanError, by case
+    with pytest.raises(Exception) as caught:
         view(Halfway(a=A, b=B, **options))
     for word in words:
         assert word in str(caught.value)
@@ -222,7 +222,9 @@ class TestMeasuring:
 
 
 class TestBrokenPlugins:
-    @pytest.mark.parametrize(("how", "words"), [("shape", ["shape", "(11, 10)"]), ("raise", ["the plugin's own trouble"])])
+    @pytest.mark.parametrize(
+        ("how", "words"), [("shape", ["shape", "(11, 10)"]), ("raise", ["the plugin's own trouble"])]
+    )
     def test_a_component_that_breaks_its_contract_is_named(self, how: str, words: Sequence[str]) -> None:
         broken = view(Wrong(a=A, b=B, how=how).model_copy(), label="mine")
         with pytest.raises(ComponentError) as caught:

@@ -101,11 +101,11 @@ def _show(facts: dict[str, Any]) -> None:
         click.echo(table([(key, _short(key, value)) for key, value in sorted(facts["metadata"].items())], indent="  "))
     if "keys" in facts:
         click.echo("keys")
-        rows = [
+        listed = [
             (one["name"], one["dtype"], str(one["shape"]), one["part"], one["block"] or "-", one["role"])
             for one in facts["keys"]
         ]
-        click.echo(table(rows, indent="  "))
+        click.echo(table(listed, indent="  "))
 
 
 def _short(key: str, value: str) -> str:

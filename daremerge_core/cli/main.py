@@ -31,7 +31,11 @@ class Shown(click.ClickException):
 
     def __init__(self, error: DaremergeError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.error = error
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return self.error.exit_code
 
 
 class Lazy(click.Group):
@@ -58,13 +62,10 @@ class Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from ..errors import nearest
 
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        if args and self.get_command(ctx, args[0]) is None:
             close = nearest(args[0], self.list_commands(ctx))
-            if close and "Did you mean" not in error.message:
-                error.message = f"{error.message}{close}"
-            raise
+            ctx.fail(f"No such command {args[0]!r}.{close}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

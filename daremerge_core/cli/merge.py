@@ -51,7 +51,7 @@ def merge_command() -> None:
 
 
 def _command(cls: type[Component]) -> click.Command:
-    doc = (cls.__doc__ or "").strip()
+    doc = (cls.__doc__ or "").strip().replace("``", "")
     return click.Command(
         cls.name,
         params=[*component_parameters(cls), *output_parameters()],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -14,13 +14,18 @@ from ..components import Component, nested, ports
 from ..errors import RecipeError
 from ..recipe import parse_yaml
 
-__all__ = ["YamlValue", "component_parameters", "flag", "given_options"]
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # generic since click 8.2 only
+    ParamType = click.ParamType
+
+__all__ = ["ParamType", "YamlValue", "component_parameters", "flag", "given_options"]
 
 OPTION_PORTS = frozenset({"base", "mask", "gradient"})
 """Ports that are options on the command line; the others are arguments."""
 
 
-class YamlValue(click.ParamType):
+class YamlValue(ParamType):
     """A word, or a YAML mapping such as ``{op: slerp}``."""
 
     name = "value"
@@ -34,7 +39,7 @@ class YamlValue(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class CommaList(click.ParamType):
+class CommaList(ParamType):
     """Words joined by commas, each of a choice."""
 
     name = "list"
@@ -102,11 +107,10 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     word = flag(info.alias or name)
     settings: dict[str, Any] = {"help": help_text, "required": info.is_required(), "default": None}
     annotation = _plain(info.annotation)
+    if default is not None:  # shown only: what the user did not type is left to the component
+        settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}
     if annotation is bool:
-        return click.Option([f"{word}/--no-{word[2:]}", name], **(settings | {"default": default}), show_default=True)
-    if default is not None:
-        shown = ",".join(map(str, default)) if isinstance(default, list) else str(getattr(default, "name", default))
-        settings["show_default"] = shown
+        return click.Option([f"{word}/--no-{word[2:]}", name], **settings)
     if name in ports(cls):
         return click.Option([word, name], type=str, metavar="FILE", **settings)
     if name in nested(cls):
@@ -122,7 +126,7 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     return click.Option([word, name], type=_scalar(annotation, info), **settings)
 
 
-def _scalar(annotation: Any, info: FieldInfo) -> click.ParamType:
+def _scalar(annotation: Any, info: FieldInfo) -> ParamType:
     if get_origin(annotation) is Literal:
         return click.Choice([str(one) for one in get_args(annotation)])
     limits = _limits(info)

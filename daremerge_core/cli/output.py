@@ -13,7 +13,8 @@ from ..api import create_sink, plan_recipe
 from ..catalog import discover
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
-from .show import printable, show_plan, show_summary
+from .options import ParamType
+from .show import as_typed, printable, show_plan, show_summary
 
 if TYPE_CHECKING:
     from ..engine import Settings
@@ -25,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DTYPES = list(StorageDtype.__args__)  # type: ignore[attr-defined]
 
 
-class Size(click.ParamType):
+class Size(ParamType):
     """``1GiB``, ``500MB``, ``4096``."""
 
     name = "size"
@@ -83,7 +84,7 @@ def perform(
         assert target is not None
         sink = create_sink(plan, target, overwrite=params["overwrite"], catalog=catalog)
         from ..engine import execute
-        from ..stores.writer import sha256_file
+        from ..stores import sha256_file
         from .progress import make_progress
 
         progress = make_progress(sys.stderr, quiet=params["quiet"])
@@ -92,8 +93,8 @@ def perform(
         except BaseException:
             sink.abort()
             raise
-        show_summary(plan, summary)
+        show_summary(plan, summary, target)
         catalog.hook.daremerge_finished(plan=plan, summary=summary)
         for path in summary.paths:
             if path.suffix == ".safetensors":
-                click.echo(f"sha256 {sha256_file(path)}  {printable(str(path))}")
+                click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ..engine import Summary
     from ..plan import Plan
 
-__all__ = ["printable", "show_plan", "show_summary", "table"]
+__all__ = ["as_typed", "printable", "show_plan", "show_summary", "table"]
 
 
 def printable(text: str) -> str:
@@ -39,7 +41,7 @@ def show_plan(plan: Plan) -> None:
     from ..views import detect_layout
 
     click.echo("inputs")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in plan.inputs:
         if one.kind == "model":
             arch = detect_layout(one.value).arch
@@ -57,13 +59,19 @@ def show_plan(plan: Plan) -> None:
     _show_rest(plan, copied, skipped)
 
 
-def show_summary(plan: Plan, summary: Summary) -> None:
+def as_typed(path: Path, target: Path) -> str:
+    """A written file as the user named it, rather than with links and relative parts resolved."""
+    if path == Path(os.path.realpath(target)):
+        return printable(str(target))
+    return printable(str(target / path.name))
+
+
+def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
     """What was merged, copied and left out, and why."""
     total = summary.merged + sum(summary.copied.values())
     rate = summary.bytes_out / max(summary.seconds, 1e-9)
-    where = ", ".join(printable(str(path)) for path in summary.paths[-1:])
     click.echo(
-        f"merged {summary.merged} of {total} tensors into {where}: "
+        f"merged {summary.merged} of {total} tensors into {printable(str(target))}: "
         f"{format_size(summary.bytes_out)} in {summary.seconds:.1f} s ({format_size(int(rate))}/s)"
     )
     _show_rest(plan, summary.copied, summary.skipped)

@@ -6,6 +6,8 @@ Shapes: every tensor has the shape of ``delta``, of any rank.
 import torch
 from torch import Tensor
 
+from daremerge_core.kernels import select
+
 
 def drop(delta: Tensor, keep: Tensor, drop_rate: float, *, rescale: bool) -> Tensor:
     """m ⊙ δ / (1 − p): δ where ``keep``, scaled so that its expectation stays δ; zero elsewhere.
@@ -13,7 +15,7 @@ def drop(delta: Tensor, keep: Tensor, drop_rate: float, *, rescale: bool) -> Ten
     A drop rate of 1 gives zeros, and a dropped element is zero even where δ is NaN or infinite.
     """
     kept = delta / (1.0 - drop_rate) if rescale and drop_rate < 1.0 else delta
-    return torch.where(keep, kept, 0.0)
+    return select(keep, kept)
 
 
 def votes(delta: Tensor, *, by_count: bool) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from daremerge_merge_dare import kernels
-from daremerge_merge_dare.components import Dare, DareSparsifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daremerge_core import MemoryModel, Span, view
 from daremerge_core.rng import Stream
 from daremerge_core.testing import MergeMethodTests, SparsifierTests
+from daremerge_merge_dare import kernels
+from daremerge_merge_dare.components import Dare, DareSparsifier
 
 KEY = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
 N = 40_000

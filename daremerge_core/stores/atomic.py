@@ -1,0 +1,195 @@
+"""Writing so that a file or folder is there whole or not at all.
+
+Everything is written under a temporary name beside its target, forced to disk, and renamed. Whatever stops the
+process, nothing ever stands at the final path but the old content or the new.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import OutputError
+from ..sizes import format_size
+
+__all__ = ["Partial", "check_space", "fail", "replace", "resolve_target", "sync_folder", "write_text"]
+
+_SUFFIX = "daremerge-partial"
+_NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
+_ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a process that is about to lock it
+
+
+def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path:
+    """Where to write, links followed. An empty folder is in nobody's way when a folder is to be written.
+
+    Raises :class:`OutputError` when something stands there or the folder above is missing.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if not target.name:
+            raise OutputError(f"{path}: this is the root of a disk.", hint="Name a file in a folder.")
+        if not target.parent.is_dir():
+            raise OutputError(f"{path}: the folder {target.parent} does not exist.", hint="Create it first.")
+        if target.is_dir():
+            if not folder:
+                raise OutputError(
+                    f"{path}: this is a folder.", hint=f"Name a file in it, e.g. {path / 'merged.safetensors'}"
+                )
+            if not overwrite and any(target.iterdir()):
+                raise OutputError(f"{path}: this folder already exists.", hint="Add --overwrite to replace it.")
+        elif os.path.lexists(target):
+            if folder or not target.is_file():
+                raise OutputError(f"{path}: something else stands there, which will not be replaced.")
+            if not overwrite:
+                raise OutputError(f"{path}: this file already exists.", hint="Add --overwrite to replace it.")
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        fail(error, path)
+    return target
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raise :class:`OutputError` when ``needed`` bytes are more than the disk has free."""
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise _no_space(target, needed, free)
+
+
+def _no_space(target: Path, needed: int, free: int) -> OutputError:
+    return OutputError(
+        f"{target}: not enough space: {format_size(needed)} ({needed:,} bytes) needed, {format_size(free)} free.",
+        hint="Free some space, or write to another disk.",
+    )
+
+
+def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn:
+    """Raise the :class:`OutputError` that tells a person what the system's error means."""
+    code = error.errno if isinstance(error, OSError) else None
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if code in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        raise _no_space(target, needed, shutil.disk_usage(target.parent).free) from error
+    if code == errno.EFBIG:
+        hint = "A FAT32 disk holds files up to 4 GiB: write to another disk, or in shards."
+        raise OutputError(f"{target}: {format_size(needed)} is too large for this file system.", hint=hint) from error
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise OutputError(
+            f"{target}: cannot be written: {reason}.", hint=f"Check the permissions of {target.parent}."
+        ) from error
+    raise OutputError(f"{target}: cannot be written: {reason}.") from error
+
+
+class Partial:
+    """A temporary file or folder beside a target, to be renamed to it or removed.
+
+    It is locked for as long as its process lives. What a killed process left behind for the same target is removed.
+    """
+
+    def __init__(self, target: Path, *, folder: bool = False) -> None:
+        stem = (target.name if folder else target.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
+        _sweep(target.parent, stem)
+        self.path = target.parent / f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
+        self._is_folder = folder
+        try:
+            if folder:
+                self.path.mkdir()
+                self.fd = os.open(self.path, os.O_RDONLY) if os.name == "posix" else -1
+            else:
+                self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            fail(error, target)
+        _try_lock(self.fd)
+
+    def close(self) -> None:
+        """Close the file, which also unlocks it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def remove(self) -> None:
+        """Close and remove what was written; harmless once it has been renamed."""
+        self.close()
+        if self._is_folder:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def _sweep(parent: Path, stem: str) -> None:
+    """Remove partial files of this target whose process is gone: nobody holds their lock."""
+    ours = re.compile(rf"\.{re.escape(stem)}\.\d+-[0-9a-f]{{8}}\.{_SUFFIX}")
+    try:
+        found = [entry for entry in os.scandir(parent) if ours.fullmatch(entry.name)]
+    except OSError:  # a folder that may be written but not listed
+        return
+    for entry in found:
+        try:
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime < _ABANDONED_AFTER:
+                continue
+            fd = os.open(entry.path, os.O_RDONLY)
+            try:
+                abandoned = _try_lock(fd)
+            finally:
+                os.close(fd)
+            if abandoned and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif abandoned:
+                os.unlink(entry.path)
+        except OSError:  # somebody else's: let it lie
+            continue
+
+
+def _try_lock(fd: int) -> bool:
+    """Take the lock that tells other processes that this file is in use; False when it is taken or cannot be had."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file in use cannot be removed anyway
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def replace(partial: Partial, target: Path) -> None:
+    """Give a finished partial file its name, for good: the rename itself is forced to disk too."""
+    os.replace(partial.path, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's list of names to disk, where the system has a way to."""
+    if os.name != "posix":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems keep no such promise
+            raise
+    finally:
+        os.close(fd)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool) -> Path:
+    """Write a small UTF-8 file at once or not at all; returns its path, links followed."""
+    target = resolve_target(path, overwrite=overwrite)
+    data = text.encode()
+    partial = Partial(target)
+    try:
+        with open(partial.fd, "wb", closefd=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.close()
+        replace(partial, target)
+    except OSError as error:
+        fail(error, target, len(data))
+    finally:
+        partial.remove()
+    return target

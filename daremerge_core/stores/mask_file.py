@@ -1,0 +1,167 @@
+"""Masks on disk: one bit for each element, in a safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelFileError
+from ..values import Mask, Span, TensorMeta
+from . import strict_json
+from .header import is_count
+from .memory import MemoryModel
+from .safetensors_file import SafetensorsFile
+from .tensors import check_span
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["MASK_METADATA", "MaskFile", "write_mask"]
+
+MASK_METADATA = "daremerge.mask"
+"""The metadata entry that makes a safetensors file a mask: JSON ``{"version": 1, "shapes": {tensor: [sizes]}}``."""
+
+_VERSION = 1
+_STEP = 1 << 22  # elements packed at a time: a multiple of 8
+
+
+class MaskFile:
+    """A mask in a safetensors file: packed bits (U8, with their shapes in the metadata) or plain BOOL tensors.
+
+    Bits are unpacked when asked for, and only those asked for. Raises :class:`~daremerge_core.errors.ModelFileError`
+    when the file is damaged or not a mask.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = SafetensorsFile(path)
+        self.path = self._file.path
+        packed = _packed_shapes(self.path, self._file.metadata.get(MASK_METADATA))
+        self._metas = {key: self._meta(key, packed) for key in self._file.keys()}
+        if missing := packed.keys() - self._metas.keys():
+            raise ModelFileError(f"{self.path}: the mask of tensor {min(missing)!r} is listed but not there.")
+
+    def _meta(self, key: str, packed: Mapping[str, tuple[int, ...]]) -> TensorMeta:
+        """What the mask of one tensor looks like unpacked; its dtype is that on disk."""
+        stored = self._file.meta(key)
+        if stored.dtype == "BOOL" and key not in packed:
+            return stored
+        if key not in packed:
+            raise ModelFileError(
+                f"{self.path}: tensor {key!r} is {stored.dtype} and has no shape in the metadata: this is not a mask.",
+                hint="A mask holds BOOL tensors, or packed bits as `daremerge` writes them. Is this a model?",
+            )
+        meta = TensorMeta(key, stored.dtype, packed[key])
+        if stored.dtype != "U8" or stored.shape != (_packed_size(meta),):
+            raise ModelFileError(
+                f"{self.path}: the mask of tensor {key!r} is {stored.dtype} of shape {list(stored.shape)}, "
+                f"but {meta.numel} packed bits are U8 of shape [{_packed_size(meta)}]."
+            )
+        return meta
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files this mask is read from."""
+        return self._file.paths
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._file.metadata
+
+    def keys(self) -> Sequence[str]:
+        return tuple(self._metas)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        meta = self._metas.get(key)
+        return None if meta is None else meta.shape
+
+    def read(self, key: str, span: Span | None = None) -> Tensor:
+        """A bool tensor. Raises ``KeyError`` for an unknown key, ``IndexError`` for a span outside it."""
+        import torch
+
+        from .kernels import unpack_bits
+
+        meta = self._metas[key]
+        start, stop = span or meta.whole
+        check_span(meta, Span(start, stop))
+        if meta.dtype == "BOOL":
+            flat = self._file.read(key, Span(start, stop)).view(torch.uint8) != 0  # any other byte than 0 is true
+        else:
+            first = start // 8
+            packed = self._file.read(key, Span(first, -(-stop // 8)))
+            flat = unpack_bits(packed, start - 8 * first, stop - 8 * first)
+        return flat.view(meta.shape) if span is None else flat
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> MaskFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MaskFile({str(self.path)!r})"
+
+
+def write_mask(
+    path: str | os.PathLike[str],
+    mask: Mask | Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a mask (or a dict of bool tensors) as packed bits, and return the path of the file.
+
+    Reads a few million elements at a time. Raises :class:`~daremerge_core.errors.OutputError` where it cannot be
+    written; nothing is left there then.
+    """
+    from .kernels import pack_bits
+    from .writer import SafetensorsWriter
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    read: Callable[[str, Span], Tensor]
+    if isinstance(mask, Mapping):
+        shapes = {key: tuple(one.shape) for key, one in mask.items()}
+        read = MemoryModel(mask).read
+    else:
+        shapes = {key: shape for key in mask.keys() if (shape := mask.shape(key)) is not None}
+        read = mask.read
+    metas = [TensorMeta(key, "BOOL", shape) for key, shape in shapes.items()]
+    packed = [TensorMeta(meta.key, "U8", (_packed_size(meta),)) for meta in metas]
+    described = json.dumps({"version": _VERSION, "shapes": dict(sorted(shapes.items()))}, separators=(",", ":"))
+    with SafetensorsWriter(path, packed, {**(metadata or {}), MASK_METADATA: described}, overwrite=overwrite) as writer:
+        for meta in metas:
+            for start in range(0, meta.numel, _STEP):
+                bits = read(meta.key, Span(start, min(start + _STEP, meta.numel)))
+                writer.write(meta.key, start // 8, pack_bits(bits))
+        return writer.commit()[0]
+
+
+def _packed_size(meta: TensorMeta) -> int:
+    return -(-meta.numel // 8)
+
+
+def _packed_shapes(path: Path, described: str | None) -> dict[str, tuple[int, ...]]:
+    if described is None:
+        return {}
+    try:
+        table = strict_json.loads(described)
+    except strict_json.JsonError as error:
+        raise ModelFileError(f"{path}: metadata {MASK_METADATA!r} is not valid JSON: {error}.") from None
+    version = table.get("version") if isinstance(table, dict) else None
+    if type(version) is int and version > _VERSION:
+        raise ModelFileError(f"{path}: a mask of version {version}.", hint="A newer daremerge wrote it: upgrade.")
+    shapes = table.get("shapes") if version == _VERSION and type(version) is int else None
+    if not isinstance(shapes, dict):
+        raise ModelFileError(f"{path}: metadata {MASK_METADATA!r} must have version 1 and shapes.")
+    return {key: _shape(path, key, shape) for key, shape in shapes.items()}
+
+
+def _shape(path: Path, key: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(is_count(size) for size in shape):
+        raise ModelFileError(f"{path}: the shape of the mask of tensor {key!r} must be a list of whole numbers from 0.")
+    return tuple(shape)

@@ -1,0 +1,148 @@
+"""Writing a folder of safetensors shards and their index, as Hugging Face lays them out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import dtypes
+from ..errors import ModelFileError, OutputError
+from ..values import TensorMeta
+from .atomic import Partial, check_space, fail, resolve_target, sync_folder, write_text
+from .sharded_folder import INDEX_NAME, read_weight_map
+from .writer import SafetensorsWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ShardedWriter", "plan_shards"]
+
+
+def plan_shards(tensors: Sequence[TensorMeta], shard_size: int) -> list[list[TensorMeta]]:
+    """Fill shards of at most ``shard_size`` bytes of data, in the order given; a larger tensor has one to itself."""
+    shards: list[list[TensorMeta]] = []
+    free = 0
+    for meta in tensors:
+        size = dtypes.nbytes(meta.dtype, meta.numel)
+        if not shards or size > free:
+            shards.append([])
+            free = shard_size
+        shards[-1].append(meta)
+        free -= size
+    return shards
+
+
+class ShardedWriter:
+    """A :class:`~daremerge_core.stores.sink.Sink` into a folder of shards.
+
+    The folder is written under a temporary name beside ``folder`` and renamed as a whole on :meth:`commit`. With
+    ``overwrite``, an older folder is replaced if it holds an index, its shards and nothing else. All metadata goes into
+    the first shard; ``format``, which some libraries look for in each, into all.
+
+    Raises :class:`~daremerge_core.errors.OutputError` before any work when the folder exists, cannot be written, or
+    does not fit on the disk.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        tensors: Sequence[TensorMeta],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        shard_size: int,
+        overwrite: bool = False,
+    ) -> None:
+        if not tensors or shard_size < 1:
+            raise ValueError("shards need at least one tensor, and a size of at least one byte")
+        self._overwrite = overwrite
+        self.path = _resolve_folder(Path(folder), overwrite=overwrite)
+        shards = plan_shards(tensors, shard_size)
+        self._names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+        self._shard_of = {meta.key: number for number, shard in enumerate(shards) for meta in shard}
+        if len(self._shard_of) != len(tensors):
+            raise ValueError("two tensors have one name")
+        self._total = sum(dtypes.nbytes(meta.dtype, meta.numel) for meta in tensors)
+        check_space(self.path, self._total)
+        self._partial = Partial(self.path, folder=True)
+        self._writers: list[SafetensorsWriter] = []
+        try:
+            for number, (name, shard) in enumerate(zip(self._names, shards, strict=True)):
+                own = _metadata_of_shard(number, metadata or {})
+                self._writers.append(SafetensorsWriter(self._partial.path / name, shard, own))
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, key: str, start: int, elements: Tensor) -> None:
+        """See :meth:`Sink.write`."""
+        self._writers[self._shard_of[key]].write(key, start, elements)
+
+    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
+        """See :meth:`Sink.commit`; the index comes last in the list."""
+        try:
+            for number, writer in enumerate(self._writers):
+                writer.commit(None if metadata is None else _metadata_of_shard(number, metadata))
+            write_text(self._partial.path / INDEX_NAME, self._index(), overwrite=False)
+            _resolve_folder(self.path, overwrite=self._overwrite)  # nobody put anything there meanwhile
+            self._swap()
+        except OSError as error:
+            fail(error, self.path, self._total)
+        finally:
+            self.abort()
+        return [self.path / name for name in (*self._names, INDEX_NAME)]
+
+    def _index(self) -> str:
+        weight_map = {key: self._names[self._shard_of[key]] for key in sorted(self._shard_of)}
+        table = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
+        return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+    def _swap(self) -> None:
+        """Put the new folder in the place of the old, if there is one; back again if that fails."""
+        aside = None
+        if self.path.exists():
+            aside = self._partial.path.with_name(f"{self._partial.path.name}-old")
+            os.rename(self.path, aside)
+        try:
+            os.rename(self._partial.path, self.path)
+        except BaseException:
+            if aside:
+                os.rename(aside, self.path)
+            raise
+        sync_folder(self.path.parent)
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def abort(self) -> None:
+        """See :meth:`Sink.abort`."""
+        for writer in self._writers:
+            writer.abort()
+        self._partial.remove()
+
+    def __enter__(self) -> ShardedWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abort()
+
+
+def _metadata_of_shard(number: int, metadata: Mapping[str, str]) -> Mapping[str, str]:
+    return metadata if number == 0 else {name: text for name, text in metadata.items() if name == "format"}
+
+
+def _resolve_folder(folder: Path, *, overwrite: bool) -> Path:
+    """Where to write; raises :class:`OutputError` when that would remove anything but a sharded model."""
+    target = resolve_target(folder, overwrite=overwrite, folder=True)
+    found = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    if found:
+        hint = "Write to another folder, or empty this one yourself."
+        try:
+            known = {INDEX_NAME, *read_weight_map(target / INDEX_NAME).values()}
+        except ModelFileError as error:
+            raise OutputError(f"{folder}: will not be replaced: it is not a sharded model.", hint=hint) from error
+        if others := sorted(found - known):
+            raise OutputError(f"{folder}: will not be replaced: it also holds {', '.join(others[:5])}.", hint=hint)
+    return target

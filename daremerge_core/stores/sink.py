@@ -1,0 +1,46 @@
+"""Where an engine puts what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Sink"]
+
+_Self = TypeVar("_Self")
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """An output whose tensors are known in advance, and that exists once it is committed.
+
+    Leaving its context without :meth:`commit`, by an exception or not, aborts it.
+    """
+
+    def write(self, key: str, start: int, elements: Tensor) -> None:
+        """Put a run of elements, in row-major order, at element ``start`` of a tensor.
+
+        ``elements`` is contiguous, in CPU memory and in the tensor's declared dtype; its shape does not matter. Safe
+        to call from several threads, in any order; each element must be written once.
+        """
+        ...
+
+    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
+        """Finish: check that every element was written, force it to disk, and make it appear. Returns its files.
+
+        ``metadata`` replaces the one given at first, for values known only at the end; its encoded length must be
+        the same.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind. Does nothing once committed or aborted; waits for writes that are under way."""
+        ...
+
+    def __enter__(self: _Self) -> _Self: ...
+
+    def __exit__(self, *error: object) -> None: ...

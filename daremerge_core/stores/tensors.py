@@ -1,0 +1,41 @@
+"""The few things every store does with a tensor in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..values import Span, TensorMeta
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["check_span", "raw_bytes", "take"]
+
+
+def check_span(meta: TensorMeta, span: Span) -> None:
+    """Raise ``IndexError`` unless ``span`` lies inside the tensor."""
+    start, stop = span
+    if not 0 <= start <= stop <= meta.numel:
+        raise IndexError(f"the span [{start}, {stop}) is outside {meta.key!r}, which has {meta.numel} elements")
+
+
+def take(tensor: Tensor, span: Span | None = None) -> Tensor:
+    """All of a tensor (shaped) or one span (1-D) of its elements in row-major order, contiguous.
+
+    A view where memory allows it. A strided tensor is copied, but only the rows that the span touches.
+    """
+    if span is None:
+        return tensor.contiguous()
+    start, stop = span
+    if tensor.is_contiguous():
+        return tensor.view(-1)[start:stop]
+    row = tensor.numel() // tensor.shape[0]  # not contiguous: so it has a dimension and elements
+    first, last = start // row, -(-stop // row)
+    return tensor[first:last].reshape(-1)[start - first * row : stop - first * row].contiguous()
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in CPU memory, without a copy."""
+    import torch
+
+    return tensor.detach().view(-1).view(torch.uint8).numpy().data

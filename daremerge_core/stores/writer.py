@@ -1,0 +1,165 @@
+"""Writing one ``.safetensors`` file, whose layout is known before its first byte."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from .. import dtypes
+from ..values import TensorMeta
+from .atomic import Partial, check_space, fail, replace, resolve_target
+from .header import encode_header, in_file_order
+from .tensors import raw_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SafetensorsWriter"]
+
+_CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class SafetensorsWriter:
+    """A :class:`~daremerge_core.stores.sink.Sink` into one safetensors file.
+
+    The same tensors and metadata give the same bytes, whatever the order of writes and the number of threads. All space
+    is taken at once, under a temporary name beside ``path``; the file appears at ``path`` on :meth:`commit`.
+
+    Raises :class:`~daremerge_core.errors.OutputError` before any work when ``path`` exists (unless ``overwrite``),
+    cannot be written, or does not fit on the disk.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tensors: Sequence[TensorMeta],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._overwrite = overwrite
+        self._tensors = {meta.key: meta for meta in in_file_order(tensors)}
+        self._header = encode_header(in_file_order(tensors), metadata or {})
+        self._offsets: dict[str, int] = {}
+        self.nbytes = len(self._header)
+        for meta in self._tensors.values():
+            self._offsets[meta.key] = self.nbytes
+            self.nbytes += dtypes.nbytes(meta.dtype, meta.numel)
+
+        self.path = resolve_target(Path(path), overwrite=overwrite)
+        check_space(self.path, self.nbytes)
+        self._missing = {meta.key: meta.numel for meta in self._tensors.values()}
+        self._idle = Condition()  # guards _missing and the two below; notified when a write ends
+        self._under_way: set[object] = set()
+        self._open = True
+        self._partial = Partial(self.path)
+        try:
+            _allocate(self._partial.fd, self.nbytes)
+        except OSError as error:
+            self.abort()
+            fail(error, self.path, self.nbytes)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, key: str, start: int, elements: Tensor) -> None:
+        """See :meth:`Sink.write`. Raises ``KeyError``, ``TypeError`` or ``IndexError`` for what was not announced."""
+        meta = self._tensors[key]
+        count = elements.numel()
+        if elements.dtype != dtypes.torch_dtype(meta.dtype) or elements.device.type != "cpu":
+            raise TypeError(f"{key!r} is to hold {meta.dtype} from the CPU, not {elements.dtype} ({elements.device})")
+        if not elements.is_contiguous():
+            raise TypeError(f"the elements for {key!r} are not contiguous")
+        if start < 0 or start + count > meta.numel:
+            raise IndexError(f"[{start}, {start + count}) is outside {key!r}, which has {meta.numel} elements")
+        this_write = object()
+        try:
+            with self._idle:
+                if not self._open:
+                    raise RuntimeError(f"{self.path} is closed")
+                self._under_way.add(this_write)
+            offset = self._offsets[key] + dtypes.nbytes(meta.dtype, start)
+            self._write_at(raw_bytes(elements), offset)
+        except OSError as error:
+            fail(error, self.path, self.nbytes)
+        else:
+            with self._idle:
+                self._missing[key] -= count
+        finally:
+            with self._idle:
+                self._under_way.discard(this_write)
+                self._idle.notify_all()
+
+    def _write_at(self, data: memoryview, offset: int) -> None:
+        fd = self._partial.fd
+        while data:  # the system may take less than it is given
+            if hasattr(os, "pwrite"):
+                count = os.pwrite(fd, data, offset)
+            else:  # Windows: no positioned write, so one at a time
+                with self._idle:
+                    os.lseek(fd, offset, os.SEEK_SET)
+                    count = os.write(fd, data)
+            data, offset = data[count:], offset + count
+
+    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
+        """See :meth:`Sink.commit`. Aborts whenever it raises.
+
+        Raises ``RuntimeError`` when a tensor is incomplete or the new header has another length.
+        """
+        try:
+            header = self._header if metadata is None else encode_header(self._tensors.values(), metadata)
+            if len(header) != len(self._header):
+                raise RuntimeError(f"the header was to have {len(self._header)} bytes and has {len(header)} at last")
+            self._close(header)
+            resolve_target(self.path, overwrite=self._overwrite)  # nobody put a file there meanwhile
+            replace(self._partial, self.path)
+        except OSError as error:
+            fail(error, self.path, self.nbytes)
+        finally:
+            self.abort()  # after the rename there is nothing left to remove
+        return [self.path]
+
+    def _close(self, header: bytes) -> None:
+        """Write the header and force everything to disk."""
+        with self._idle:
+            if not self._open:
+                raise RuntimeError(f"{self.path} is closed")
+            self._idle.wait_for(lambda: not self._under_way)
+            for key, missing in self._missing.items():
+                if missing:
+                    problem = f"{missing} elements not" if missing > 0 else f"{-missing} elements twice"
+                    raise RuntimeError(f"{key!r} was not written as planned: {problem}")
+            self._open = False
+        self._write_at(memoryview(header), 0)
+        os.fsync(self._partial.fd)
+        self._partial.close()
+
+    def abort(self) -> None:
+        """See :meth:`Sink.abort`."""
+        with self._idle:
+            self._open = False
+            # A file number that is closed may be given to another file: no write may still be using it.
+            self._idle.wait_for(lambda: not self._under_way)
+        self._partial.remove()
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.abort()
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Take the space now, so that a full disk shows before the work and not after it."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+    os.ftruncate(fd, size)
