@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
-from support import FIXTURES, save
+from support import FIXTURES
 
 from daremerge_core import open_model
 from daremerge_core.testing import tiny_tensors
+from daremerge_core.testing.fixtures import save
 
 Cli = Callable[..., Result]
 DARE = ("merge", "dare", "a.safetensors", "b.safetensors", "--base", "base.safetensors")

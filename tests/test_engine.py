@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import save
 
 from daremerge_core import discover, open_model
 from daremerge_core.api import create_sink, merge_recipe, plan_recipe
 from daremerge_core.engine import Settings, execute
 from daremerge_core.errors import ComponentError, DaremergeError, Interrupted, OutputError, PlanError
 from daremerge_core.testing import tiny_tensors
+from daremerge_core.testing.fixtures import save
 
 DARE = {"op": "merge.dare", "a": "a", "b": "b", "base": "base", "drop_rate": 0.5, "ratio": 0.25}
 

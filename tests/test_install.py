@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import save
 
 from daremerge_core.testing import tiny_tensors
+from daremerge_core.testing.fixtures import save
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,7 @@ class TestBuilder:
 
             def read(self, key: str, span: object = None) -> Tensor:
                 Broken.reads += 1
+                time.sleep(0.001)  # time for the error to be seen before all 2000 have been tried
                 raise OSError("disk gone")
 
         with pytest.raises(OSError, match="disk gone"):
