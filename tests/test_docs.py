@@ -1,0 +1,106 @@
+"""The commands and examples in the documentation, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from daremerge_core.testing import tiny_tensors
+from daremerge_core.testing.fixtures import save
+
+ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs" / "writing-a-plugin.md"
+"""Has a test of its own: its commands need the plugin it makes."""
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "plugins").glob("*/README.md"))]
+ELSEWHERE = {"daremerge demo"}
+"""Commands that have a test of their own."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every ``daremerge`` command line of a page, as words, comments left out."""
+    lines = [line.removeprefix("$ ") for block in blocks(page, "console") for line in block.splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("daremerge ")]
+    return [words for words in found if " ".join(words) not in ELSEWHERE]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page) and page != GUIDE], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_command_of_a_page_works(page: Path, cli: Callable[..., Result], tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    outputs = set(re.findall(r"(?:-o|path:) (\S+\.safetensors)", text))
+    for index, name in enumerate(sorted(set(re.findall(r"[\w-]+\.safetensors", text)) - outputs)):
+        save(tmp_path / name, tiny_tensors(index, torch.float16), {"format": "pt"})
+    recipes = [block for block in blocks(page, "yaml") if "steps:" in block]
+    if recipes:
+        (tmp_path / "recipe.yaml").write_text(recipes[0], encoding="utf-8")
+    for words in commands(page):
+        done = cli(*words[1:])
+        assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"
+
+
+def test_the_readmes_python_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index, name in enumerate(("realistic", "anime")):
+        save(tmp_path / f"{name}.safetensors", tiny_tensors(index, torch.float16))
+    (code,) = blocks(ROOT / "README.md", "python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "merged.safetensors").exists()
+
+
+def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:
+    """Its two files, built into a wheel, give a command, a recipe step, and pass the suite it shows."""
+    (project,) = blocks(GUIDE, "toml")
+    plugin, norm, tests = blocks(GUIDE, "python")
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(project)
+    (source / "power_lerp.py").write_text(plugin)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    for index, name in enumerate("ab"):
+        save(tmp_path / f"{name}.safetensors", tiny_tensors(index, torch.float16))
+    (tmp_path / "r.yaml").write_text(
+        "models: {a: a.safetensors, b: b.safetensors}\n"
+        "steps: {m: {op: merge.power-lerp, a: a, b: b, power: 2}}\noutput: {step: m, path: recipe.safetensors}\n"
+    )
+    (tmp_path / "test_power_lerp.py").write_text(
+        tests + norm + "\n\nclass TestNormLerp(MergeMethodTests):\n    component = NormLerp\n    exact_ends = 'a'\n"
+    )
+
+    def run(*args: str) -> str:
+        path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(
+            [sys.executable, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "higher favours large moves" in run("-m", "daremerge_core.cli", "merge", "power-lerp", "--help")
+    (shown,) = (words for words in commands(GUIDE) if "-o" in words)
+    run("-m", "daremerge_core.cli", *shown[1:])
+    run("-m", "daremerge_core.cli", "run", "r.yaml")
+    assert "passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_power_lerp.py")
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for page in [*PAGES, *sorted((ROOT / "docs" / "adr").glob("*.md")), ROOT / "benchmarks" / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
