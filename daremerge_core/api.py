@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .engine import Progress, Settings, Summary
     from .stores.sink import Sink
 
-__all__ = ["create_sink", "merge_recipe", "plan_recipe"]
+__all__ = ["create_sink", "merge_recipe", "plan_recipe", "run_plan"]
 
 
 def plan_recipe(
@@ -57,6 +57,31 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
     return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite)
 
 
+def run_plan(
+    plan: Plan,
+    output: Path,
+    *,
+    catalog: Catalog | None = None,
+    overwrite: bool = False,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+    expected: Mapping[str, str] | None = None,
+) -> Summary:
+    """Compute a plan's result and write it to ``output``, whole or not at all.
+
+    Args:
+        expected: content identities that the inputs must have, by name.
+    """
+    from .engine import Settings, execute  # before there is anything to clean up: this imports torch
+
+    catalog = catalog or discover()
+    sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
+    summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
+    catalog.hook.daremerge_finished(plan=plan, summary=summary)
+    return summary
+
+
 def merge_recipe(
     recipe: Recipe | dict[str, Any],
     output: str | Path,
@@ -77,12 +102,9 @@ def merge_recipe(
     Raises:
         DaremergeError: anything the caller can mend; nothing is left at ``output``.
     """
-    from .engine import Settings, execute
-
     catalog = discover()
     target = Path(output)
     with plan_recipe(recipe, catalog=catalog, folders=[Path(folder)], output=target) as plan:
-        sink = create_sink(plan, target, overwrite=overwrite, catalog=catalog)
-        summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel)
-        catalog.hook.daremerge_finished(plan=plan, summary=summary)
-    return summary
+        return run_plan(
+            plan, target, catalog=catalog, overwrite=overwrite, settings=settings, progress=progress, cancel=cancel
+        )

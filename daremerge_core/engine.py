@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,7 +128,7 @@ def execute(
     *,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
-    expected: dict[str, str] | None = None,
+    expected: Mapping[str, str] | None = None,
 ) -> Summary:
     """Compute the plan's result into ``sink`` and commit it.
 
@@ -144,13 +144,13 @@ def execute(
     progress = progress or Quiet()
     cancel = cancel or threading.Event()
     threads = settings.worker_count()
-    device = resolve_device(settings.device)
-    for value in plan.views.values():
-        if hasattr(value, "device"):
-            value.device = device
     nonfinite: dict[str, int] = {}
     try:
-        with one_thread_per_op(), freed_memory_kept():
+        with sink, one_thread_per_op(), freed_memory_kept():
+            device = resolve_device(settings.device)
+            for value in plan.views.values():
+                if hasattr(value, "device"):
+                    value.device = device
             pool = _Pool(threads, settings.memory, cancel)
             builders = {
                 one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"
@@ -175,17 +175,13 @@ def execute(
                 for leaf in builder.leaves()
             ]
             pool.run(jobs)
-        identities = {name: builder.identity() for name, (_, builder) in builders.items()}
-        identities |= {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
-        if expected:
-            check_identities(plan, identities, expected)
-        paths = sink.commit(plan.metadata(identities))
+            identities = {name: builder.identity() for name, (_, builder) in builders.items()}
+            identities |= {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
+            if expected:
+                check_identities(plan, identities, expected)
+            paths = sink.commit(plan.metadata(identities))
     except KeyboardInterrupt:
-        sink.abort()
         raise Interrupted("stopped; nothing was written") from None
-    except BaseException:
-        sink.abort()
-        raise
     finally:
         progress.finish()
     merged, copied, skipped = plan.counts()
@@ -201,7 +197,7 @@ def execute(
     )
 
 
-def check_identities(plan: Plan, found: dict[str, str], expected: dict[str, str]) -> None:
+def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     """Refuse inputs whose content is not what a recipe was made with."""
     changed = [one for one in plan.inputs if expected.get(one.name, found[one.name]) != found[one.name]]
     if changed:

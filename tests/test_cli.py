@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +144,7 @@ class TestMerge:
         assert "warning: 1 values are NaN or infinite, in 1 tensors" in done.output
 
 
+LERP = ("merge", "lerp", "a.safetensors")
 MISTAKES: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("no output", DARE, ["-o OUT.safetensors"]),
     ("out of range", (*DARE, "-o", "o.safetensors", "--drop-rate", "1.5"), ["--drop-rate", "1.5", "0<=x<=1"]),
@@ -153,17 +156,17 @@ MISTAKES: list[tuple[str, tuple[str, ...], list[str]]] = [
     ("unknown command", ("mrge",), ["mrge"]),
     ("unknown part", (*DARE, "-o", "o.safetensors", "--parts", "unett"), ["--parts", "unet"]),
     ("unknown selector", (*DARE, "-o", "o.safetensors", "--include", "*.attn9.*"), ["attn9"]),
-    ("missing file", ("merge", "lerp", "a.safetensors", "bb.safetensors", "-o", "o.safetensors"), ["bb.safetensors"]),
+    ("missing file", (*LERP, "bb.safetensors", "-o", "o.safetensors"), ["bb.safetensors"]),
     ("output is input", (*DARE, "-o", "a.safetensors", "--overwrite"), ["is the input", "'a'"]),
     ("existing output", (*DARE, "-o", "there.safetensors"), ["there.safetensors", "--overwrite"]),
     ("no such folder", (*DARE, "-o", "no/where/o.safetensors"), ["no/where"]),
     ("unknown format", (*DARE, "-o", "o.gguf"), ["o.gguf", ".safetensors"]),
     ("bad memory", (*DARE, "-o", "o.safetensors", "--memory", "lots"), ["--memory", "lots"]),
     ("bad device", (*DARE, "-o", "o.safetensors", "--device", "cuda:77"), ["cuda:77", "--device"]),
-    ("shapes differ", ("merge", "lerp", "a.safetensors", "odd.safetensors", "-o", "o.safetensors"), ["[8, 8]", "[9, 8]", "--on-mismatch"]),
-    ("truncated", ("merge", "lerp", "a.safetensors", "short.safetensors", "-o", "o.safetensors"), ["short.safetensors", "truncated"]),
-    ("empty model", ("merge", "lerp", "empty.safetensors", "b.safetensors", "-o", "o.safetensors"), ["holds no tensors"]),
-    ("code in a pickle", ("merge", "lerp", "a.safetensors", "evil.ckpt", "-o", "o.safetensors"), ["evil.ckpt", "code"]),
+    ("shapes differ", (*LERP, "odd.safetensors", "-o", "o.safetensors"), ["[8, 8]", "[9, 8]", "--on-mismatch"]),
+    ("truncated", (*LERP, "short.safetensors", "-o", "o.safetensors"), ["short.safetensors", "truncated"]),
+    ("empty model", ("merge", "lerp", "empty.safetensors", "b.safetensors", "-o", "o.safetensors"), ["no tensors"]),
+    ("code in a pickle", (*LERP, "evil.ckpt", "-o", "o.safetensors"), ["evil.ckpt", "code"]),
     ("no recipe inside", ("run", "a.safetensors", "-o", "o.safetensors"), ["a.safetensors", "no recipe"]),
     ("recipe with a typo", ("run", "typo.yaml", "-o", "o.safetensors"), ["drop_rat", "Did you mean drop_rate"]),
     ("recipe with a cycle", ("plan", "cycle.yaml"), ["cycle"]),
@@ -284,6 +287,29 @@ class TestProcess:
             done = process(*DARE, "-o", f"out{seed}.safetensors", PYTHONHASHSEED=seed)
             assert done.returncode == 0, done.stderr
         assert identical(models.folder, "out0.safetensors", "out1.safetensors")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+    @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+    def test_stopping_it_leaves_nothing_behind(self, models: SimpleNamespace, sent: signal.Signals) -> None:
+        before = sorted(models.folder.iterdir())
+        command = [sys.executable, "-m", "daremerge_core.cli", "merge", "slow", "a.safetensors", "b.safetensors"]
+        path = os.pathsep.join([str(FIXTURES / "site"), os.environ.get("PYTHONPATH", "")])
+        running = subprocess.Popen(
+            [*command, "-o", "out.safetensors", "--threads", "1"],
+            cwd=models.folder,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while running.poll() is None and not list(models.folder.glob(".out*")):
+            time.sleep(0.01)
+        running.send_signal(sent)
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode == 130, errors
+        assert "nothing was written" in errors
+        assert "Traceback" not in errors
+        assert sorted(models.folder.iterdir()) == before
 
     def test_without_numba_the_bytes_are_the_same(self, process: Any, models: SimpleNamespace) -> None:
         for fast in ("0", "1"):

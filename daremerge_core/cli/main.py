@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import DaremergeError
+from ..errors import DaremergeError, Interrupted
 from ..version import __version__
 
 __all__ = ["Lazy", "cli", "main"]
@@ -72,6 +72,8 @@ class Lazy(click.Group):
             return super().invoke(ctx)
         except DaremergeError as error:
             raise Shown(error) from error
+        except KeyboardInterrupt:
+            raise Shown(Interrupted("stopped; nothing was written")) from None
         except MemoryError as error:
             wrapped = DaremergeError("out of memory", hint="Lower --memory or --threads.")
             wrapped.exit_code = 1

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..api import create_sink, plan_recipe
+from ..api import plan_recipe, run_plan
 from ..catalog import discover
+from ..errors import Interrupted
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
 from .options import ParamType
@@ -82,19 +83,22 @@ def perform(
             show_plan(plan)
             return
         assert target is not None
-        sink = create_sink(plan, target, overwrite=params["overwrite"], catalog=catalog)
-        from ..engine import execute
         from ..stores import sha256_file
         from .progress import make_progress
 
-        progress = make_progress(sys.stderr, quiet=params["quiet"])
-        try:
-            summary = execute(plan, sink, settings_from(params), progress=progress, expected=expected)
-        except BaseException:
-            sink.abort()
-            raise
+        summary = run_plan(
+            plan,
+            target,
+            catalog=catalog,
+            overwrite=params["overwrite"],
+            settings=settings_from(params),
+            progress=make_progress(sys.stderr, quiet=params["quiet"]),
+            expected=expected,
+        )
         show_summary(plan, summary, target)
-        catalog.hook.daremerge_finished(plan=plan, summary=summary)
-        for path in summary.paths:
-            if path.suffix == ".safetensors":
-                click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
+        try:
+            for path in summary.paths:
+                if path.suffix == ".safetensors":
+                    click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped while reading back; {target} is complete") from None

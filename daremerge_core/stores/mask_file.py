@@ -125,8 +125,12 @@ def write_mask(
     shapes: dict[str, tuple[int, ...]] = {}
     read: Callable[[str, Span], Tensor]
     if isinstance(mask, Mapping):
-        shapes = {key: tuple(one.shape) for key, one in mask.items()}
-        read = MemoryModel(mask).read
+        model = MemoryModel(mask)
+        for meta in map(model.meta, model.keys()):
+            if meta.dtype != "BOOL":
+                raise TypeError(f"the mask of tensor {meta.key!r} is {meta.dtype}, not BOOL")
+            shapes[meta.key] = meta.shape
+        read = model.read
     else:
         shapes = {key: shape for key in mask.keys() if (shape := mask.shape(key)) is not None}
         read = mask.read
