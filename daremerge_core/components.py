@@ -27,13 +27,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from .errors import CatalogError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
 
     from .layout import Place
     from .site import Site
@@ -328,6 +338,14 @@ class _Merge(_Selective):
     kind: ClassVar[str] = "merge"
 
     ratio: float = Field(0.5, description="1 keeps A, 0 takes B; values outside 0 to 1 extrapolate.")
+
+    def check_ratio(self, ratio: float) -> None:
+        """Raise ``ValueError`` for a ratio at which this method has no result; asked before any work is done."""
+
+    @model_validator(mode="after")
+    def _ratio_is_possible(self) -> Self:
+        self.check_ratio(self.ratio)
+        return self
 
     def merge(self, site: Site) -> Tensor:
         """The merged tensor, in ``site.dtype``, of the shape of the site's tensors. Must not change its inputs."""

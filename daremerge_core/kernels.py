@@ -14,6 +14,8 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     Written from the nearer end. ``torch.lerp`` is avoided: where a machine can, it fuses the multiplication with
     the addition, in vectors but not in what is left over, so that bits would depend on the span.
     """
+    if t in (0.0, 1.0):  # whatever the other side holds, NaN and infinity too
+        return b if t else a
     return a + (b - a) * t if t < 0.5 else b - (b - a) * (1.0 - t)
 
 

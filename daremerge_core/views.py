@@ -482,6 +482,14 @@ def _decide(self: ModelView, layouts: Sequence[LayoutSpec]) -> dict[str, Decisio
         decision, problem = _decide_one(
             key, key in chosen, anchor, self._others, gradient=gradient, mask=mask, ratio=base_ratio
         )
+        if isinstance(component, _Merge) and decision.action is Action.MERGE:
+            try:
+                component.check_ratio(decision.ratio)
+            except ValueError as error:
+                raise PlanError(
+                    f"step {self.label!r}: the gradient's ratio for {key!r} is not possible: {error}",
+                    hint="Change that value of the gradient.",
+                ) from None
         if problem:
             wrong.append(problem)
             decision = Decision(Action.SKIP if policy == "skip" else Action.COPY, problem)

@@ -105,7 +105,7 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     default = None if info.default is PydanticUndefined else info.default
     help_text = info.description or ""
     word = flag(info.alias or name)
-    settings: dict[str, Any] = {"help": help_text, "required": info.is_required(), "default": None}
+    settings: dict[str, Any] = {"help": help_text, "required": info.is_required()}
     annotation = _plain(info.annotation)
     if default is not None:  # shown only: what the user did not type is left to the component
         settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}

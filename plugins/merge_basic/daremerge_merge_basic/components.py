@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from daremerge_core import DaremergeError, MergeMethod, ModelRef
+from daremerge_core import MergeMethod, ModelRef
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,20 +79,13 @@ class ScaledAdd(MergeMethod):
         0.5, description="B weighs 1 − ratio beside A's 1: 1 keeps A, 0 is the midpoint; 2 is refused."
     )
 
-    @field_validator("ratio")
-    @classmethod
-    def _has_weights(cls, ratio: float) -> float:
+    def check_ratio(self, ratio: float) -> None:
         if ratio == 2.0:
             raise ValueError(NO_WEIGHTS)
-        return ratio
 
     def merge(self, site: Site) -> Tensor:
         from . import kernels
 
-        if site.ratio == 2.0:  # from a gradient
-            raise DaremergeError(
-                f"{site.place.key}: {NO_WEIGHTS}", hint="Give the gradient another value than 2 for this tensor."
-            )
         return kernels.scaled_add(site.a, site.b, site.t)
 
 

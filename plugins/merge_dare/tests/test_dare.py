@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -91,6 +92,17 @@ class TestFormula:
         keep = kept(0, 0.5)
         assert torch.equal(result[~keep], found["a"].read(KEY)[~keep])
         assert not result[keep].isfinite().any()
+
+    def test_bit_for_bit_with_one_rounding_an_operation(self) -> None:
+        """numpy rounds after every operation; a fused multiply-add, or a sum in another order, would show."""
+        found = models()
+        a, b, base = (found[name].read(KEY).numpy() for name in ("a", "b", "base"))
+        f = np.float32
+        thinned = np.where(kept(3, 0.75).numpy(), (b - base) / f(0.25), f(0))
+        target = a + thinned
+        expected = target - (target - a) * f(0.3)
+        result = merged(found, base=True, drop_rate=0.75, seed=3, ratio=0.3)
+        assert np.array_equal(result.numpy(), expected)
 
 
 class TestRandomness:
