@@ -67,8 +67,9 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
     arguments: list[click.Parameter] = []
     options: list[click.Parameter] = []
     found = ports(cls)
-    own = [name for name in cls.model_fields if name not in _inherited(cls)]
-    for name in [*own, *(name for name in cls.model_fields if name not in own)]:
+    inherited = _inherited(cls)
+    # What is a method's own comes first, then the ratio, then where it applies.
+    for name in sorted(cls.model_fields, key=lambda name: (name in inherited) + (name in inherited - {"ratio"})):
         info = cls.model_fields[name]
         if name in found and name not in OPTION_PORTS:
             required = info.is_required()
