@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from .catalog import Catalog
 from .components import Component, ports
+from .decisions import Action, Decision, detect_layout
 from .dtypes import FLOATS, SPELLINGS, nbytes
 from .errors import ModelFileError, OutputError, RecipeError, nearest
 from .recipe import METADATA_KEY, Graph
 from .stores import GradientFile, MaskFile, open_model, replaced_by
 from .values import Gradient, Mask, Model, TensorMeta
 from .version import __version__
-from .views import Action, CastView, Decision, ModelView, detect_layout, view
+from .views import CastView, ModelView, view
 
 __all__ = ["Input", "Plan", "make_plan"]
 

@@ -13,15 +13,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .components import Component, GradientFamily, Masker, TensorComponent, _Merge, _Selective, ports
+from .components import Component, GradientFamily, Masker, TensorComponent, _Selective, ports
+from .decisions import Action, Other, decide, detect_layout
 from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import ComponentError, DaremergeError, PlanError
-from .layout import Layout, LayoutSpec, Place, detect
-from .select import select
+from .layout import LayoutSpec, Place
 from .site import Site
 from .values import Gradient, Mask, Model, Span, TensorMeta
 
@@ -29,37 +27,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = [
-    "Action",
-    "CastView",
-    "Decision",
-    "GradientView",
-    "MaskView",
-    "ModelView",
-    "blocks_of",
-    "detect_layout",
-    "view",
-]
+__all__ = ["CastView", "GradientView", "MaskView", "ModelView", "blocks_of", "view"]
 
 MEASURE_BLOCK = 1 << 18
 """Elements per block of a measuring pass. Part of the result's definition: sums are taken block by block."""
-
-
-class Action(str, Enum):
-    """What happens to one tensor of the anchor model."""
-
-    MERGE = "merge"
-    COPY = "copy"
-    SKIP = "skip"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a view does with one tensor, and why."""
-
-    action: Action
-    reason: str = ""
-    ratio: float = 0.0
 
 
 def blocks_of(numel: int, size: int) -> Iterator[Span]:
@@ -68,11 +39,6 @@ def blocks_of(numel: int, size: int) -> Iterator[Span]:
         yield Span(0, 0)
     for start in range(0, numel, size):
         yield Span(start, min(start + size, numel))
-
-
-def detect_layout(model: Model, extra: Sequence[LayoutSpec] = ()) -> Layout:
-    """The architecture of a model, from names and shapes."""
-    return detect({key: model.meta(key) for key in model.keys()}, extra)
 
 
 def view(
@@ -97,15 +63,6 @@ def view(
     raise TypeError(f"{component.kind}.{component.name} is not a step: it is used inside one")
 
 
-@dataclass(frozen=True)
-class _Other:
-    """A model port beside the anchor."""
-
-    port: str
-    model: Model
-    keys: frozenset[str]
-
-
 class _TensorView:
     """What views that compute tensors share: sites, measuring passes, the contract with the component."""
 
@@ -118,8 +75,8 @@ class _TensorView:
         }
         anchor = self._models[component.anchor_field()]
         self.anchor: Model = anchor[0] if isinstance(anchor, list) else anchor  # type: ignore[assignment]
-        self._others = [
-            _Other(name, one, frozenset(one.keys()))
+        self.others = [
+            Other(name, one, frozenset(one.keys()))
             for name, model in self._models.items()
             for one in (model if isinstance(model, list) else [model])
             if one is not None and one is not self.anchor
@@ -156,7 +113,7 @@ class _TensorView:
         import torch
 
         meta = self.anchor.meta(key)
-        wide = meta.dtype == "F64" or any(other.model.meta(key).dtype == "F64" for other in self._others)
+        wide = meta.dtype == "F64" or any(other.model.meta(key).dtype == "F64" for other in self.others)
         dtype = torch.float64 if wide else torch.float32
         where = torch.device(device)
 
@@ -269,7 +226,7 @@ class _TensorView:
 
     def working_bytes(self, key: str, numel: int) -> int:
         """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
-        models = 1 + len(self._others)
+        models = 1 + len(self.others)
         below = max((_working_bytes(child, key, numel) for child in self.children()), default=0)
         return below + (2 * models + 6) * 4 * numel
 
@@ -288,7 +245,7 @@ class ModelView(_TensorView):
         super().__init__(component, label, layouts)
         self._dtype = dtype
         self._layouts = layouts
-        self.decisions: dict[str, Decision] = _decide(self, layouts)
+        self.decisions = decide(component, self.anchor, self.others, self.layout, label=self.label, layouts=layouts)
         self._keys = [key for key, decision in self.decisions.items() if decision.action is not Action.SKIP]
 
     def with_dtype(self, dtype: str) -> ModelView:
@@ -309,7 +266,7 @@ class ModelView(_TensorView):
     def only_elsewhere(self) -> dict[str, int]:
         """How many tensors each other model has that the result lacks, by port."""
         mine = set(self.anchor.keys())
-        counts = {other.port: len(other.keys - mine) for other in self._others}
+        counts = {other.port: len(other.keys - mine) for other in self.others}
         return {port: count for port, count in counts.items() if count}
 
     def active_keys(self) -> Iterable[str]:
@@ -391,9 +348,9 @@ class MaskView(_TensorView):
         self._shapes: dict[str, tuple[int, ...]] = {}
         for key in self.anchor.keys():
             meta = self.anchor.meta(key)
-            if meta.dtype not in FLOATS or not all(key in other.keys for other in self._others):
+            if meta.dtype not in FLOATS or not all(key in other.keys for other in self.others):
                 continue
-            for other in self._others:
+            for other in self.others:
                 if other.model.meta(key).shape != meta.shape:
                     raise PlanError(
                         f"step {self.label!r}: tensor {key!r} has shape {list(meta.shape)} in model and "
@@ -445,127 +402,6 @@ class GradientView:
 
     def ratio(self, key: str) -> float | None:
         return self._ratios.get(key)
-
-
-# --- decisions ---------------------------------------------------------------------------------------
-
-
-def _decide(self: ModelView, layouts: Sequence[LayoutSpec]) -> dict[str, Decision]:
-    """What to do with each tensor of the anchor. Raises PlanError for what does not fit."""
-    component, anchor, layout = self.component, self.anchor, self.layout
-    keys = list(anchor.keys())
-    if not keys:
-        raise PlanError(f"step {self.label!r}: {component.anchor_field()} holds no tensors")
-    policy = component.on_mismatch
-    if policy == "error":
-        _check_architectures(self, layouts)
-
-    chosen = set(keys)
-    if component.parts is not None:
-        chosen = {key for key in chosen if layout.place(key).part in component.parts}
-        if not chosen:
-            found = sorted({layout.place(key).part for key in keys})
-            raise PlanError(
-                f"step {self.label!r}: parts {', '.join(component.parts)} hold no tensor of the model",
-                hint=f"This {layout.arch} model has: {', '.join(found)}",
-            )
-    if component.include is not None:
-        chosen &= set(select(keys, component.include, what="include"))
-    if component.exclude is not None:
-        chosen -= set(select(keys, component.exclude, what="exclude"))
-
-    gradient, mask = component.gradient, component.mask
-    base_ratio = component.ratio if isinstance(component, _Merge) else 0.0
-    decisions: dict[str, Decision] = {}
-    wrong: list[str] = []
-    for key in keys:
-        decision, problem = _decide_one(
-            key, key in chosen, anchor, self._others, gradient=gradient, mask=mask, ratio=base_ratio
-        )
-        if isinstance(component, _Merge) and decision.action is Action.MERGE:
-            try:
-                component.check_ratio(decision.ratio)
-            except ValueError as error:
-                raise PlanError(
-                    f"step {self.label!r}: the gradient's ratio for {key!r} is not possible: {error}",
-                    hint="Change that value of the gradient.",
-                ) from None
-        if problem:
-            wrong.append(problem)
-            decision = Decision(Action.SKIP if policy == "skip" else Action.COPY, problem)
-        decisions[key] = decision
-    if wrong and policy == "error":
-        shown = "\n".join(f"  {line}" for line in wrong[:5])
-        more = f"\n  … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise PlanError(
-            f"step {self.label!r}: {len(wrong)} tensors do not fit together:\n{shown}{more}",
-            hint="Keep A's tensors there with --on-mismatch keep-a, leave them out with --on-mismatch skip, "
-            "or limit the merge with --parts or --include.",
-        )
-    if not any(one.action is Action.MERGE for one in decisions.values()):
-        reasons = sorted({one.reason for one in decisions.values()})
-        if "ratio is 1" not in reasons:  # that is a choice, and the plan warns of it
-            raise PlanError(
-                f"step {self.label!r} would change nothing: " + "; ".join(reasons[:4]),
-                hint=f"A has {len(keys)} tensors such as {keys[0]!r}. Check that the models are of one architecture "
-                "and that parts, selectors, mask and gradient leave something to merge.",
-            )
-    return decisions
-
-
-def _decide_one(
-    key: str,
-    chosen: bool,
-    anchor: Model,
-    others: Sequence[_Other],
-    *,
-    gradient: Gradient | None,
-    mask: Mask | None,
-    ratio: float,
-) -> tuple[Decision, str | None]:
-    """A decision for one tensor, and what is wrong with it, if anything."""
-    meta = anchor.meta(key)
-    if meta.dtype not in FLOATS:
-        return Decision(Action.COPY, f"{meta.dtype} tensors pass through"), None
-    if not chosen:
-        return Decision(Action.COPY, "not selected"), None
-    if gradient is not None:
-        found = gradient.ratio(key)
-        if found is None:
-            return Decision(Action.COPY, "not in the gradient"), None
-        ratio = found
-    if ratio == 1.0:
-        return Decision(Action.COPY, "ratio is 1"), None
-    missing = [other.port for other in others if key not in other.keys]
-    if missing and (len(missing) == len(others) or "base" not in missing):
-        return Decision(Action.COPY, f"not in {', '.join(dict.fromkeys(missing))}"), None
-    if missing:
-        return Decision(Action.COPY), f"{key}: not in base"
-    for other in others:
-        theirs = other.model.meta(key)
-        if theirs.shape != meta.shape:
-            return Decision(Action.COPY), f"{key}: {list(meta.shape)} here, {list(theirs.shape)} in {other.port}"
-        if theirs.dtype not in FLOATS:
-            return Decision(Action.COPY), f"{key}: {meta.dtype} here, {theirs.dtype} in {other.port}"
-    if mask is not None:
-        shape = mask.shape(key)
-        if shape is None:
-            return Decision(Action.COPY, "not in the mask"), None
-        if tuple(shape) != meta.shape:
-            return Decision(Action.COPY), f"{key}: {list(meta.shape)} here, {list(shape)} in the mask"
-    return Decision(Action.MERGE, ratio=ratio), None
-
-
-def _check_architectures(self: ModelView, layouts: Sequence[LayoutSpec]) -> None:
-    mine = self.layout.arch
-    for other in self._others:
-        theirs = detect_layout(other.model, layouts).arch
-        if theirs != mine and "generic" not in (mine, theirs):
-            raise PlanError(
-                f"step {self.label!r}: {self.component.anchor_field()} is {mine} and {other.port} is {theirs}",
-                hint="Models of different architectures do not merge. To merge only what fits, "
-                "pass --on-mismatch keep-a.",
-            )
 
 
 def _with_dtype(meta: TensorMeta, dtype: str) -> TensorMeta:

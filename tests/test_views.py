@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daremerge_core import MemoryModel, Span, view
+from daremerge_core.decisions import Action
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
-from daremerge_core.views import Action
 from daremerge_merge_dare.components import Dare
 
 A, B, BASE = tiny_model(1), tiny_model(2), tiny_model(0)

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from ..catalog import discover
+from ..decisions import detect_layout
 from ..dtypes import nbytes
 from ..recipe import METADATA_KEY
 from ..sizes import format_size
 from ..stores import open_model
 from ..values import Model
-from ..views import detect_layout
 from .show import printable, table
 
 __all__ = ["inspect_command"]

@@ -38,7 +38,7 @@ def _reasons(counts: Counter[str]) -> str:
 
 def show_plan(plan: Plan) -> None:
     """Inputs, steps and what would be written."""
-    from ..views import detect_layout
+    from ..decisions import detect_layout
 
     click.echo("inputs")
     rows: list[tuple[str, ...]] = []

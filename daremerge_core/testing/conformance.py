@@ -293,7 +293,7 @@ def _as_dtype(model: Any, dtype: Any) -> Any:
 
 
 def _models(value: Any) -> list[Model]:
-    return [value.anchor, *(other.model for other in value._others)]
+    return [value.anchor, *(other.model for other in value.others)]
 
 
 def _bytes(model: Any) -> dict[str, bytes]:
