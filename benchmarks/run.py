@@ -89,7 +89,7 @@ def _timed(command: Sequence[str], out: Path) -> Measurement:
 
 def time_table(results: Sequence[Result]) -> str:
     """Markdown, medians over the rounds."""
-    rows = [("job", "wall s", "× floor", "CPU s", "GB/s", "anonymous", "resident")]
+    rows: list[Sequence[str]] = [("job", "wall s", "× floor", "CPU s", "GB/s", "anonymous", "resident")]
     for result in results:
         least = f"floor: read {' + '.join(result.job.inputs)}, copy one"
         rows.append((least, *_times(result.floors, 1.0, result.nbytes), "", ""))

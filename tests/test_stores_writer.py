@@ -36,6 +36,7 @@ from daremerge_core.stores import (
     Sink,
     content_identity,
     sha256_file,
+    write_model,
 )
 from daremerge_core.stores import atomic as atomic_module
 from daremerge_core.stores.sharded_writer import plan_shards
@@ -642,3 +643,18 @@ def test_the_index_is_json_as_transformers_reads_it(tmp_path: Path) -> None:
                 merged[key] = opened.get_tensor(key)
     assert table["metadata"]["total_size"] == sum(one.numel() * one.element_size() for one in merged.values())
     assert merged.keys() == tensors().keys()
+
+
+def test_a_state_dict_is_written_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "out.safetensors"
+    strided = torch.arange(6.0).reshape(2, 3).T
+    write_model(path, tensors() | {"strided": strided}, {"format": "pt"})
+    found = safetensors.torch.load_file(path)
+    assert torch.equal(found.pop("strided"), strided)
+    assert {key: (value.dtype, value.tolist()) for key, value in found.items()} == {
+        key: (value.dtype, value.tolist()) for key, value in tensors().items()
+    }
+    with pytest.raises(OutputError, match="exists"):
+        write_model(path, {"other": strided})
+    write_model(path, {"other": strided}, overwrite=True)
+    assert list(safetensors.torch.load_file(path)) == ["other"]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..catalog import discover
 from ..cli.show import table
 from ..errors import DaremergeError, OutputError
+from ..stores import open_model, write_model
 
 if TYPE_CHECKING:
     from .digits import Weights
@@ -170,7 +171,7 @@ def run_demo(folder: Path, *, seed: int = 0, echo: Callable[[str], None] = print
     models = {"base": digits.pretrain(data, seed=seed)}
     models |= {task: digits.fine_tune(models["base"], data, task, seed=seed) for task in digits.TASKS}
     for name, weights in models.items():
-        _save(folder / f"{name}.safetensors", weights)
+        write_model(folder / f"{name}.safetensors", weights, {"format": "pt"}, overwrite=True)
         echo(f"  {folder / name}.safetensors")
 
     echo("\nMerging; each line is a command that you can run again:")
@@ -207,21 +208,7 @@ def _claim(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def _save(path: Path, weights: Weights) -> None:
-    from ..stores.memory import MemoryModel
-    from ..stores.writer import SafetensorsWriter
-
-    model = MemoryModel(weights, {"format": "pt"})
-    metas = [model.meta(key) for key in model.keys()]
-    with SafetensorsWriter(path, metas, model.metadata, overwrite=True) as sink:
-        for key in model.keys():
-            sink.write(key, 0, model.read(key).reshape(-1))
-        sink.commit()
-
-
 def _load(path: Path) -> Weights:
-    from ..stores import open_model
-
     model = open_model(path)
     try:
         return {key: model.read(key).clone() for key in model.keys()}

@@ -18,7 +18,7 @@ from .sharded_folder import INDEX_SUFFIX, ShardedFolder
 from .sharded_writer import ShardedWriter
 from .sink import Sink
 from .torch_pickle import TorchPickle
-from .writer import SafetensorsWriter
+from .writer import SafetensorsWriter, write_model
 
 __all__ = [
     "GradientFile",
@@ -39,6 +39,7 @@ __all__ = [
     "sha256_file",
     "write_gradient",
     "write_mask",
+    "write_model",
 ]
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")

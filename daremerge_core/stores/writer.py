@@ -13,12 +13,13 @@ from .. import dtypes
 from ..values import TensorMeta
 from .atomic import Partial, check_space, fail, replace, resolve_target
 from .header import encode_header, in_file_order
+from .memory import MemoryModel
 from .tensors import raw_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SafetensorsWriter"]
+__all__ = ["SafetensorsWriter", "write_model"]
 
 _CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -151,6 +152,25 @@ class SafetensorsWriter:
 
     def __exit__(self, *error: object) -> None:
         self.abort()
+
+
+def write_model(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a state dict as one safetensors file. ``tensors`` may be strided, shared or on any device.
+
+    Raises ``TypeError`` for a tensor that no checkpoint can hold, ``OutputError`` as :class:`SafetensorsWriter` does.
+    """
+    model = MemoryModel(tensors)
+    metas = [model.meta(key) for key in model.keys()]
+    with SafetensorsWriter(path, metas, metadata, overwrite=overwrite) as sink:
+        for key in model.keys():
+            sink.write(key, 0, model.read(key))
+        sink.commit()
 
 
 def _allocate(fd: int, size: int) -> None:

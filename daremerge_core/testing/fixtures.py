@@ -17,14 +17,9 @@ __all__ = ["cli", "models", "save"]
 
 def save(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
     """Write tensors as a safetensors file, over one that is there."""
-    from ..stores import MemoryModel, SafetensorsWriter
+    from ..stores import write_model
 
-    model = MemoryModel(tensors, metadata or {})
-    metas = [model.meta(key) for key in model.keys()]
-    with SafetensorsWriter(path, metas, dict(model.metadata), overwrite=True) as sink:
-        for key in model.keys():
-            sink.write(key, 0, model.read(key).contiguous().reshape(-1))
-        sink.commit()
+    write_model(path, tensors, metadata, overwrite=True)
     return path
 
 
