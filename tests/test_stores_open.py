@@ -370,6 +370,7 @@ class TestOpenModel:
             ("model.gguf", b"GGUF\x03\0\0\0", "GGUF"),
             ("model.onnx", b"\x08\x07\x12\x07pytorch", "no known format"),
             ("model", b"hello", "no known format"),
+            ("damaged.safetensors", b"hello, world", "not a safetensors file"),
             ("arrays.npz", b"PK\x03\x04\x14\0", "zip archive"),
             ("model.ckpt", b"<html>", "web page"),
             ("model.ckpt", b"", "is empty"),
@@ -380,7 +381,7 @@ class TestOpenModel:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ModelFileError, match=message) as caught:
             open_model(tmp_path / name)
-        if not name.endswith(".ckpt"):
+        if not name.endswith((".ckpt", ".safetensors")):
             assert "Can be opened: .safetensors" in (caught.value.hint or "")
 
     def test_missing(self, tmp_path: Path) -> None:

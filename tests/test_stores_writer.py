@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -455,8 +456,8 @@ class TestSpace:
     def test_too_little_is_seen_before_any_work(
         self, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        usage = type(atomic_module.shutil.disk_usage(tmp_path))
-        monkeypatch.setattr(atomic_module.shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 300, 300))
+        usage = type(shutil.disk_usage(tmp_path))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 300, 300))
         with pytest.raises(OutputError, match=r"not enough space: .* needed, 300 B free"):
             make(tmp_path)
         assert list(tmp_path.iterdir()) == []
