@@ -230,7 +230,7 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
                 raise PlanError(
                     f"tensor {meta.key!r} must be computed whole and needs about {format_size(cost)}; "
                     f"the memory budget is {format_size(settings.memory)}",
-                    hint=f"Give it room with --memory {format_size(-(-cost // (1 << 30)) << 30)}.",
+                    hint=f"Give it room with --memory {-(-cost // (1 << 30))}GiB.",
                 )
             tasks.append(_Task(meta, [meta.whole], cost))
             continue

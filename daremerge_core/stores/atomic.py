@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,14 +87,16 @@ def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn
 class Partial:
     """A temporary file or folder beside a target, to be renamed to it or removed.
 
-    It is locked for as long as its process lives. What a killed process left behind for the same target is removed.
+    It is locked for as long as its process lives, and removed when this object goes. What a killed process left
+    behind for the same target is removed.
     """
 
     def __init__(self, target: Path, *, folder: bool = False) -> None:
         stem = (target.name if folder else target.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
         _sweep(target.parent, stem)
         self.path = target.parent / f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
-        self._is_folder = folder
+        # Before there is anything to remove, so that an interrupt at any point from here on finds it in place.
+        self._discard = weakref.finalize(self, _discard, self.path, folder)
         try:
             if folder:
                 self.path.mkdir()
@@ -113,10 +116,14 @@ class Partial:
     def remove(self) -> None:
         """Close and remove what was written; harmless once it has been renamed."""
         self.close()
-        if self._is_folder:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            self.path.unlink(missing_ok=True)
+        self._discard()
+
+
+def _discard(path: Path, folder: bool) -> None:
+    if folder:
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sweep(parent: Path, stem: str) -> None:
