@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .main import cli, main
+from .main import main, make_cli
 
-__all__ = ["cli", "main"]
+__all__ = ["main", "make_cli"]

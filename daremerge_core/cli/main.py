@@ -12,7 +12,7 @@ import click
 from ..errors import DaremergeError, Interrupted
 from ..version import __version__
 
-__all__ = ["Lazy", "cli", "main"]
+__all__ = ["Lazy", "main", "make_cli"]
 
 COMMANDS = {
     "merge": ("merge", "Merge models: one subcommand for each installed method."),
@@ -80,22 +80,24 @@ class Lazy(click.Group):
             raise Shown(wrapped) from error
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="daremerge")
-def cli() -> None:
-    """Merge model checkpoints: reproducible to the byte, in bounded memory, by plugins.
+def make_cli(*, with_plugins: bool = True) -> click.Group:
+    """The command line: the core's commands and, unless told otherwise, those that plugins add."""
 
-    \b
-    daremerge merge dare A.safetensors B.safetensors --base BASE.safetensors -o OUT.safetensors
-    daremerge merge dare --help
-    """
+    @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    @click.version_option(__version__, prog_name="daremerge")
+    def cli() -> None:
+        """Merge model checkpoints: reproducible to the byte, in bounded memory, by plugins.
 
+        \b
+        daremerge merge dare A.safetensors B.safetensors --base BASE.safetensors -o OUT.safetensors
+        daremerge merge dare --help
+        """
 
-def add_plugin_commands() -> None:
-    """Let plugins add commands of their own."""
-    from ..catalog import discover
+    if with_plugins:
+        from ..catalog import discover
 
-    discover().hook.daremerge_commands(cli=cli)
+        discover().hook.daremerge_commands(cli=cli)
+    return cli
 
 
 def main() -> None:
@@ -105,8 +107,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    add_plugin_commands()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    cli()
+    make_cli()()

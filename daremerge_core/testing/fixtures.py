@@ -41,10 +41,9 @@ def models(tmp_path: Path) -> SimpleNamespace:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """The command line in this process, run in ``tmp_path``: ``cli("merge", "lerp", …).output``."""
-    from ..cli.main import add_plugin_commands
-    from ..cli.main import cli as command
+    from ..cli import make_cli
 
-    add_plugin_commands()
+    command = make_cli()
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str | Path) -> Result:
