@@ -23,9 +23,9 @@ from .dtypes import nbytes
 from .errors import Interrupted, PlanError
 from .plan import Plan
 from .sizes import format_size
-from .stores.identity import IdentityBuilder, file_identity
+from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
-from .values import Span, TensorMeta
+from .values import Model, Span, TensorMeta
 from .views import ModelView, blocks_of
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Summary:
     """What a finished run did."""
 
     paths: list[Path]
+    sha256: dict[Path, str]
+    """SHA-256 of each model file written, in hex."""
     merged: int
     copied: Counter[str]
     skipped: Counter[str]
@@ -152,10 +154,11 @@ def execute(
                 if hasattr(value, "device"):
                     value.device = device
             pool = _Pool(threads, settings.memory, cancel)
-            builders = {
-                one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"
-            }
-            progress.start(plan.bytes_out, "merging")
+            progress.start(plan.bytes_in + plan.bytes_out, "merging")
+            identities = _identities(plan, pool, progress)
+            if expected:
+                check_identities(plan, identities, expected)
+            sink.describe(plan.metadata(identities))
             for value in plan.views.values():
                 if isinstance(value, ModelView):
                     value.prepare(pool.map_in_order)
@@ -168,18 +171,8 @@ def execute(
                     with lock:
                         nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
 
-            jobs: list[tuple[int, Callable[[], None]]] = [(task.cost, partial(work, task)) for task in tasks]
-            jobs += [
-                (0, partial(builder.hash_leaf, model, leaf))
-                for model, builder in builders.values()
-                for leaf in builder.leaves()
-            ]
-            pool.run(jobs)
-            identities = {name: builder.identity() for name, (_, builder) in builders.items()}
-            identities |= {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
-            if expected:
-                check_identities(plan, identities, expected)
-            paths = sink.commit(plan.metadata(identities))
+            pool.run((task.cost, partial(work, task)) for task in tasks)
+            paths = sink.commit()
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
     finally:
@@ -187,6 +180,7 @@ def execute(
     merged, copied, skipped = plan.counts()
     return Summary(
         paths,
+        dict(sink.digests),
         merged,
         copied,
         skipped,
@@ -195,6 +189,21 @@ def execute(
         seconds=time.monotonic() - started,
         identities=identities,
     )
+
+
+def _identities(plan: Plan, pool: _Pool, progress: Progress) -> dict[str, str]:
+    """The content identity of every input, read by all threads: this also brings the files into memory."""
+    found = {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
+    builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
+
+    def digest(builder: IdentityBuilder, model: Model, leaf: Leaf) -> None:
+        builder.hash_leaf(model, leaf)
+        progress.advance(nbytes(model.meta(leaf.key).dtype, leaf.span.numel))
+
+    pool.run(
+        (0, partial(digest, builder, model, leaf)) for model, builder in builders.values() for leaf in builder.leaves()
+    )
+    return found | {name: builder.identity() for name, (_, builder) in builders.items()}
 
 
 def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -69,6 +69,12 @@ class Plan:
     def bytes_out(self) -> int:
         return sum(nbytes(meta.dtype, meta.numel) for meta in self.tensors)
 
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of all tensors of the models read."""
+        metas = (one.value.meta(key) for one in self.inputs if one.kind == "model" for key in one.value.keys())
+        return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
+
     def counts(self) -> tuple[int, Counter[str], Counter[str]]:
         """Tensors merged; copied, by reason; left out, by reason."""
         merged = sum(1 for one in self.decisions.values() if one.action is Action.MERGE)

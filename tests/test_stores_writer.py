@@ -170,8 +170,11 @@ class TestBytes:
 
     def test_metadata_of_the_same_length_at_last(self, tmp_path: Path, make: Make) -> None:
         with make(tmp_path, {"format": "pt", "hash": "0" * 8}) as sink:
+            sink.describe({"format": "pt", "hash": "deadbeef"})
             fill(sink)
-            sink.commit({"format": "pt", "hash": "deadbeef"})
+            sink.commit()
+            digests = dict(sink.digests)
+        assert digests == {path: sha256_file(path) for path in tmp_path.rglob("*.safetensors")}
         late = everything(tmp_path)
         with make(tmp_path, {"format": "pt", "hash": "deadbeef"}, overwrite=True) as sink:
             fill(sink)
@@ -179,10 +182,8 @@ class TestBytes:
         assert everything(tmp_path) == late
 
     def test_metadata_of_another_length(self, tmp_path: Path, make: Make) -> None:
-        with make(tmp_path) as sink:
-            fill(sink)
-            with pytest.raises(RuntimeError, match="header"):
-                sink.commit({**METADATA, "more": "x" * 100})
+        with make(tmp_path) as sink, pytest.raises(RuntimeError, match="header"):
+            sink.describe({**METADATA, "more": "x" * 100})
         assert everything(tmp_path) == {}
 
     def test_no_tensors(self, tmp_path: Path) -> None:

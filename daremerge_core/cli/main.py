@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -110,4 +113,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    make_cli()()
+    try:
+        make_cli()()
+    except SystemExit as done:
+        if "torch" in sys.modules and (done.code is None or isinstance(done.code, int)):
+            _leave(done.code or 0)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit without taking the interpreter apart: after torch that takes longer than a small merge, for nothing."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    os._exit(code)

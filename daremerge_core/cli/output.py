@@ -11,7 +11,6 @@ import click
 
 from ..api import plan_recipe, run_plan
 from ..catalog import discover
-from ..errors import Interrupted
 from ..recipe import Recipe, StorageDtype
 from ..sizes import parse_size
 from .options import ParamType
@@ -83,7 +82,6 @@ def perform(
             show_plan(plan)
             return
         assert target is not None
-        from ..stores import sha256_file
         from .progress import make_progress
 
         summary = run_plan(
@@ -96,9 +94,5 @@ def perform(
             expected=expected,
         )
         show_summary(plan, summary, target)
-        try:
-            for path in summary.paths:
-                if path.suffix == ".safetensors":
-                    click.echo(f"sha256 {sha256_file(path)}  {as_typed(path, target)}")
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped while reading back; {target} is complete") from None
+        for path, digest in summary.sha256.items():
+            click.echo(f"sha256 {digest}  {as_typed(path, target)}")

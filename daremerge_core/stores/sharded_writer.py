@@ -81,11 +81,21 @@ class ShardedWriter:
         """See :meth:`Sink.write`."""
         self._writers[self._shard_of[key]].write(key, start, elements)
 
-    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """See :meth:`Sink.describe`."""
+        for number, writer in enumerate(self._writers):
+            writer.describe(_metadata_of_shard(number, metadata))
+
+    @property
+    def digests(self) -> Mapping[Path, str]:
+        """See :attr:`Sink.digests`."""
+        return {self.path / path.name: digest for one in self._writers for path, digest in one.digests.items()}
+
+    def commit(self) -> list[Path]:
         """See :meth:`Sink.commit`; the index comes last in the list."""
         try:
-            for number, writer in enumerate(self._writers):
-                writer.commit(None if metadata is None else _metadata_of_shard(number, metadata))
+            for writer in self._writers:
+                writer.commit()
             write_text(self._partial.path / INDEX_NAME, self._index(), overwrite=False)
             _resolve_folder(self.path, overwrite=self._overwrite)  # nobody put anything there meanwhile
             self._swap()

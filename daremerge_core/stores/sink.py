@@ -29,12 +29,21 @@ class Sink(Protocol):
         """
         ...
 
-    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
-        """Finish: check that every element was written, force it to disk, and make it appear. Returns its files.
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """Give the final metadata, once, before the first write, and have the output hashed while it is written.
 
-        ``metadata`` replaces the one given at first, for values known only at the end; its encoded length must be
+        It replaces the one given when the sink was made, for values known only later; its encoded length must be
         the same.
         """
+        ...
+
+    @property
+    def digests(self) -> Mapping[Path, str]:
+        """After :meth:`commit`, if it was described: the SHA-256 of each model file, in hex, as model sites list it."""
+        ...
+
+    def commit(self) -> list[Path]:
+        """Finish: check that every element was written, force it to disk, and make it appear. Returns its files."""
         ...
 
     def abort(self) -> None:

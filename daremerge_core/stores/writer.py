@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import dtypes
 from ..values import TensorMeta
 from .atomic import Partial, check_space, fail, replace, resolve_target
+from .following_digest import FollowingDigest
 from .header import encode_header, in_file_order
 from .memory import MemoryModel
 from .tensors import raw_bytes
@@ -57,6 +58,9 @@ class SafetensorsWriter:
         self._idle = Condition()  # guards _missing and the two below; notified when a write ends
         self._under_way: set[object] = set()
         self._open = True
+        self._digest: FollowingDigest | None = None
+        self.digests: dict[Path, str] = {}
+        """See :attr:`Sink.digests`."""
         self._partial = Partial(self.path)
         try:
             _allocate(self._partial.fd, self.nbytes)
@@ -66,6 +70,19 @@ class SafetensorsWriter:
         except BaseException:
             self.abort()
             raise
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """See :meth:`Sink.describe`. Raises ``RuntimeError`` when the header would have another length."""
+        header = encode_header(self._tensors.values(), metadata)
+        if len(header) != len(self._header):
+            raise RuntimeError(f"the header was to have {len(self._header)} bytes and has {len(header)} at last")
+        self._header = header
+        try:
+            self._write_at(memoryview(header), 0)
+        except OSError as error:
+            fail(error, self.path, self.nbytes)
+        self._digest = FollowingDigest(self._partial.path, self.nbytes)
+        self._digest.written(0, len(header))
 
     def write(self, key: str, start: int, elements: Tensor) -> None:
         """See :meth:`Sink.write`. Raises ``KeyError``, ``TypeError`` or ``IndexError`` for what was not announced."""
@@ -84,7 +101,10 @@ class SafetensorsWriter:
                     raise RuntimeError(f"{self.path} is closed")
                 self._under_way.add(this_write)
             offset = self._offsets[key] + dtypes.nbytes(meta.dtype, start)
-            self._write_at(raw_bytes(elements), offset)
+            data = raw_bytes(elements)
+            self._write_at(data, offset)
+            if self._digest:
+                self._digest.written(offset, offset + data.nbytes)
         except OSError as error:
             fail(error, self.path, self.nbytes)
         else:
@@ -106,16 +126,10 @@ class SafetensorsWriter:
                     count = os.write(fd, data)
             data, offset = data[count:], offset + count
 
-    def commit(self, metadata: Mapping[str, str] | None = None) -> list[Path]:
-        """See :meth:`Sink.commit`. Aborts whenever it raises.
-
-        Raises ``RuntimeError`` when a tensor is incomplete or the new header has another length.
-        """
+    def commit(self) -> list[Path]:
+        """See :meth:`Sink.commit`. Raises ``RuntimeError`` when a tensor is incomplete. Aborts whenever it raises."""
         try:
-            header = self._header if metadata is None else encode_header(self._tensors.values(), metadata)
-            if len(header) != len(self._header):
-                raise RuntimeError(f"the header was to have {len(self._header)} bytes and has {len(header)} at last")
-            self._close(header)
+            self._close()
             resolve_target(self.path, overwrite=self._overwrite)  # nobody put a file there meanwhile
             replace(self._partial, self.path)
         except OSError as error:
@@ -124,8 +138,8 @@ class SafetensorsWriter:
             self.abort()  # after the rename there is nothing left to remove
         return [self.path]
 
-    def _close(self, header: bytes) -> None:
-        """Write the header and force everything to disk."""
+    def _close(self) -> None:
+        """Write the header, unless it is there, and force everything to disk."""
         with self._idle:
             if not self._open:
                 raise RuntimeError(f"{self.path} is closed")
@@ -135,8 +149,11 @@ class SafetensorsWriter:
                     problem = f"{missing} elements not" if missing > 0 else f"{-missing} elements twice"
                     raise RuntimeError(f"{key!r} was not written as planned: {problem}")
             self._open = False
-        self._write_at(memoryview(header), 0)
+        if not self._digest:
+            self._write_at(memoryview(self._header), 0)
         os.fsync(self._partial.fd)
+        if self._digest:
+            self.digests[self.path] = self._digest.hexdigest()
         self._partial.close()
 
     def abort(self) -> None:
@@ -145,6 +162,8 @@ class SafetensorsWriter:
             self._open = False
             # A file number that is closed may be given to another file: no write may still be using it.
             self._idle.wait_for(lambda: not self._under_way)
+        if self._digest:
+            self._digest.stop()
         self._partial.remove()
 
     def __enter__(self) -> SafetensorsWriter:
