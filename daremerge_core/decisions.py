@@ -115,7 +115,7 @@ def decide(
         shown = "\n".join(f"  {line}" for line in wrong[:5])
         more = f"\n  … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise PlanError(
-            f"step {label!r}: {len(wrong)} tensors do not fit together:\n{shown}{more}",
+            f"step {label!r}: {len(wrong)} of {len(keys)} tensors do not fit together:\n{shown}{more}",
             hint="Keep A's tensors there with --on-mismatch keep-a, leave them out with --on-mismatch skip, "
             "or limit the merge with --parts or --include.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from daremerge_core import MemoryModel, Span, view
 from daremerge_core.decisions import Action
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
+from daremerge_core.testing.layouts import load
 from daremerge_merge_dare.components import Dare
 
 A, B, BASE = tiny_model(1), tiny_model(2), tiny_model(0)
@@ -176,6 +178,53 @@ class TestMismatch:
         del tensors[KEY]
         with pytest.raises(PlanError, match="not in base"):
             view(Dare(a=A, b=B, base=MemoryModel(tensors, {})))
+
+
+class HeaderOnly:
+    """A real checkpoint's names, dtypes and shapes, without its weights."""
+
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, layout: str, **shapes: tuple[int, ...]) -> None:
+        self._metas = load(layout)
+        for ending, shape in shapes.items():
+            (key,) = (key for key in self._metas if key.endswith(ending.replace("__", ".")))
+            self._metas[key] = dataclasses.replace(self._metas[key], shape=shape)
+
+    def keys(self) -> Sequence[str]:
+        return list(self._metas)
+
+    def meta(self, key: str) -> Any:
+        return self._metas[key]
+
+    def read(self, key: str, span: Span | None = None) -> torch.Tensor:
+        raise AssertionError("planning reads headers only")
+
+    def close(self) -> None: ...
+
+
+class TestArchitectures:
+    def test_that_differ_are_refused_by_name(self) -> None:
+        with pytest.raises(PlanError, match="a is sd15 and b is sdxl"):
+            view(Halfway(a=HeaderOnly("sd15"), b=HeaderOnly("sdxl")))
+
+    def test_an_inpainting_model_differs_in_one_tensor_which_is_named(self) -> None:
+        inpainting = HeaderOnly("sd15", model__diffusion_model__input_blocks__0__0__weight=(320, 9, 3, 3))
+        with pytest.raises(PlanError) as caught:
+            view(Halfway(a=HeaderOnly("sd15"), b=inpainting))
+        for word in ["1 of 1130 tensors do not fit", "input_blocks.0.0.weight", "[320, 4, 3, 3]", "[320, 9, 3, 3]"]:
+            assert word in str(caught.value)
+        kept = view(Halfway(a=HeaderOnly("sd15"), b=inpainting, on_mismatch="keep-a"))
+        assert sum(action is Action.MERGE for action in actions(kept).values()) == len(kept.keys()) - 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_small_floats_merge_in_float32_and_round_once(dtype: torch.dtype) -> None:
+    a, b = (tiny_model(seed, dtype) for seed in (1, 2))
+    merged = view(Halfway(a=a, b=b, ratio=0.5)).read(KEY)
+    expected = (a.read(KEY).float() + 0.5 * (b.read(KEY).float() - a.read(KEY).float())).to(dtype)
+    assert merged.dtype == dtype
+    assert torch.equal(merged.float(), expected.float())
 
 
 class TestManyModels:

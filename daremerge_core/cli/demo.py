@@ -11,7 +11,7 @@ __all__ = ["demo_command"]
 
 @click.command(name="demo")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("daremerge-demo"))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the training.")
 def demo_command(folder: Path, seed: int) -> None:
     """Train a small network, fine-tune it three ways, merge with DARE, and show the accuracies.
 
