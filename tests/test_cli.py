@@ -305,6 +305,8 @@ class TestProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A background shell, as some CI runners are, has its children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         while running.poll() is None and not list(models.folder.glob(".out*")):
             time.sleep(0.01)

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("sklearn")
 
-from daremerge_core.cli.main import cli
+from daremerge_core.cli import make_cli
 from daremerge_core.demo import digits, run, run_demo
 from daremerge_core.errors import CatalogError, DaremergeError, OutputError
 
@@ -41,7 +41,7 @@ def quick(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def in_process(arguments: list[str]) -> str:
         with lock:
-            done = CliRunner().invoke(cli, [*arguments], catch_exceptions=False)
+            done = CliRunner().invoke(make_cli(), [*arguments], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         ran.append(list(arguments))
         return shlex.join(["daremerge", *arguments])
