@@ -104,3 +104,17 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
     for page in [*PAGES, *sorted((ROOT / "docs" / "adr").glob("*.md")), ROOT / "benchmarks" / "README.md"]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_runs_by_the_command_in_it(example: Path, cli: Callable[..., Result], tmp_path: Path) -> None:
+    text = example.read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#\s+(daremerge run .*)$", text, flags=re.MULTILINE)
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / example.name).write_text(text, encoding="utf-8")
+    (tmp_path / "models").mkdir()
+    for index, name in enumerate(re.findall(r": ([\w-]+\.safetensors)", text)):
+        save(tmp_path / "models" / name, tiny_tensors(index, torch.float16))
+    words = [word.replace("~/models", "models") for word in shlex.split(line)]
+    done = cli(*words[1:])
+    assert done.exit_code == 0, done.output
