@@ -148,30 +148,31 @@ def execute(
     threads = settings.worker_count()
     nonfinite: dict[str, int] = {}
     try:
-        with sink, one_thread_per_op(), freed_memory_kept():
+        with sink, freed_memory_kept():
+            pool = _Pool(threads, settings.memory, cancel)
+            progress.start(plan.bytes_in + plan.bytes_out, "merging")
+            identities = _identities(plan, pool, progress, beside=partial(resolve_device, settings.device))
+            if expected:
+                check_identities(plan, identities, expected)
+            sink.describe(plan.metadata(identities))
             device = resolve_device(settings.device)
             for value in plan.views.values():
                 if hasattr(value, "device"):
                     value.device = device
-            pool = _Pool(threads, settings.memory, cancel)
-            progress.start(plan.bytes_in + plan.bytes_out, "merging")
-            identities = _identities(plan, pool, progress)
-            if expected:
-                check_identities(plan, identities, expected)
-            sink.describe(plan.metadata(identities))
-            for value in plan.views.values():
-                if isinstance(value, ModelView):
-                    value.prepare(pool.map_in_order)
-            tasks = _tasks(plan, settings, threads)
-            lock = threading.Lock()
+            with one_thread_per_op():
+                for value in plan.views.values():
+                    if isinstance(value, ModelView):
+                        value.prepare(pool.map_in_order)
+                tasks = _tasks(plan, settings, threads)
+                lock = threading.Lock()
 
-            def work(task: _Task) -> None:
-                bad = _write(plan, sink, task, cancel, progress)
-                if bad:
-                    with lock:
-                        nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
+                def work(task: _Task) -> None:
+                    bad = _write(plan, sink, task, cancel, progress)
+                    if bad:
+                        with lock:
+                            nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
 
-            pool.run((task.cost, partial(work, task)) for task in tasks)
+                pool.run((task.cost, partial(work, task)) for task in tasks)
             paths = sink.commit()
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
@@ -191,8 +192,11 @@ def execute(
     )
 
 
-def _identities(plan: Plan, pool: _Pool, progress: Progress) -> dict[str, str]:
-    """The content identity of every input, read by all threads: this also brings the files into memory."""
+def _identities(plan: Plan, pool: _Pool, progress: Progress, *, beside: Callable[[], object]) -> dict[str, str]:
+    """The content identity of every input, read by all threads: this also brings the files into memory.
+
+    ``beside`` runs meanwhile: importing torch takes one core about as long as hashing keeps the others busy.
+    """
     found = {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
     builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
 
@@ -200,9 +204,11 @@ def _identities(plan: Plan, pool: _Pool, progress: Progress) -> dict[str, str]:
         builder.hash_leaf(model, leaf)
         progress.advance(nbytes(model.meta(leaf.key).dtype, leaf.span.numel))
 
-    pool.run(
-        (0, partial(digest, builder, model, leaf)) for model, builder in builders.values() for leaf in builder.leaves()
-    )
+    leaves = [(model, builder, leaf) for model, builder in builders.values() for leaf in builder.leaves()]
+    jobs: list[tuple[int, Callable[[], object]]] = [
+        (0, partial(digest, builder, model, leaf)) for model, builder, leaf in leaves
+    ]
+    pool.run([(0, beside), *jobs])
     return found | {name: builder.identity() for name, (_, builder) in builders.items()}
 
 
@@ -301,7 +307,7 @@ class _Pool:
         self._memory = memory
         self._cancel = cancel
 
-    def run(self, jobs: Iterable[tuple[int, Callable[[], None]]]) -> None:
+    def run(self, jobs: Iterable[tuple[int, Callable[[], object]]]) -> None:
         """Run (cost in bytes, job) pairs, started in order; raises the first failure."""
         queue = iter(jobs)
         ready = threading.Condition()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 from blake3 import blake3
 
@@ -29,9 +29,6 @@ from .. import dtypes
 from ..values import Model, Span, TensorMeta
 from .files import open_regular
 from .tensors import raw_bytes
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["LEAF_BYTES", "IdentityBuilder", "Leaf", "content_identity", "file_identity"]
 
@@ -45,6 +42,13 @@ class Leaf:
     key: str
     index: int
     span: Span
+
+
+@runtime_checkable
+class _HasRaw(Protocol):
+    """A model that can give a tensor's stored bytes as they are."""
+
+    def raw(self, key: str, span: Span) -> memoryview: ...
 
 
 class IdentityBuilder:
@@ -75,15 +79,17 @@ class IdentityBuilder:
             for index, start in enumerate(range(0, meta.numel, step)):
                 yield Leaf(meta.key, index, Span(start, min(start + step, meta.numel)))
 
-    def add(self, leaf: Leaf, elements: Tensor) -> None:
-        """Hash the elements of one leaf, in their stored dtype."""
-        assert elements.numel() == leaf.span.numel
+    def add(self, leaf: Leaf, data: memoryview) -> None:
+        """Hash the bytes of one leaf: its elements in their stored dtype, little-endian."""
         # BLAKE3 lets go of the interpreter while it works, so threads run side by side.
-        self._digests[leaf.key][leaf.index] = blake3(raw_bytes(elements.cpu().contiguous())).digest()
+        self._digests[leaf.key][leaf.index] = blake3(data).digest()
 
     def hash_leaf(self, model: Model, leaf: Leaf) -> None:
         """Read one leaf from the model and hash it."""
-        self.add(leaf, model.read(leaf.key, leaf.span))
+        if isinstance(model, _HasRaw):  # a file's bytes need no tensor, and so no torch
+            self.add(leaf, model.raw(leaf.key, leaf.span))
+        else:
+            self.add(leaf, raw_bytes(model.read(leaf.key, leaf.span).cpu().contiguous()))
 
     def identity(self) -> str:
         """``"blake3:<64 hex digits>"``. Raises ``RuntimeError`` when a leaf has not been added."""

@@ -67,6 +67,15 @@ class SafetensorsFile:
         entry = self._entries[key]
         return Extent(self.path, entry.start, entry.stop - entry.start)
 
+    def raw(self, key: str, span: Span) -> memoryview:
+        """The stored bytes of one span of elements, little-endian; needs no torch. Raises as :meth:`read` does."""
+        entry = self._entries[key]
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        check_span(entry.meta, span)
+        width = dtypes.BYTES[entry.meta.dtype]
+        return memoryview(self._map)[entry.start + span.start * width : entry.start + span.stop * width]
+
     def read(self, key: str, span: Span | None = None) -> Tensor:
         """A tensor over the file's own pages: no copy is made, unless an old file has misaligned data.
 

@@ -84,23 +84,29 @@ class Dare(MergeMethod):
         if self.blend:
             blended: Tensor = self.blend.merge(self._towards_target(site))
             return blended
-        from daremerge_core.kernels import lerp
+        if self._target_is_b(site):
+            from daremerge_core.kernels import lerp
 
-        return lerp(site.a, self._target(site), site.t)
+            return lerp(site.a, site.b, site.t)
+        return site.a + self._change(site) * site.t
 
     def _towards_target(self, site: Site) -> Site:
         """The site the blend sees: B replaced by the target, without the election's measurement."""
         return site.replace(b=self._target(site), measured=site.measured[self._election_passes() :])
 
     def _target(self, site: Site) -> Tensor:
+        return site.b if self._target_is_b(site) else site.a + self._change(site)
+
+    def _target_is_b(self, site: Site) -> bool:
+        """Whether A + (B − A) is all there is to compute: B, without the rounding."""
+        return self.drop_rate == 0.0 and self.ties == "off" and site.base is None
+
+    def _change(self, site: Site) -> Tensor:
+        """What is added to A: the thinned task vector, of one sign where there is an election."""
         from . import kernels
 
-        if self.drop_rate == 0.0 and self.ties == "off" and site.base is None:
-            return site.b  # A + (B − A), without the rounding
         delta = self._thinned(site)
-        if self.ties != "off":
-            delta = kernels.elect(delta, site.measured[0][0].to(delta.device))
-        return site.a + delta
+        return delta if self.ties == "off" else kernels.elect(delta, site.measured[0][0].to(delta.device))
 
     def _thinned(self, site: Site) -> Tensor:
         delta = site.delta

@@ -99,8 +99,7 @@ class TestFormula:
         a, b, base = (found[name].read(KEY).numpy() for name in ("a", "b", "base"))
         f = np.float32
         thinned = np.where(kept(3, 0.75).numpy(), (b - base) / f(0.25), f(0))
-        target = a + thinned
-        expected = target - (target - a) * f(0.3)
+        expected = a + thinned * f(0.7)
         result = merged(found, base=True, drop_rate=0.75, seed=3, ratio=0.3)
         assert np.array_equal(result.numpy(), expected)
 
