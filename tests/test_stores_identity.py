@@ -148,7 +148,7 @@ class TestBuilder:
         model = MemoryModel(tensors())
         builder = IdentityBuilder.of(model)
         for leaf in list(builder.leaves())[1:]:
-            builder.add(leaf, model.read(leaf.key, leaf.span))
+            builder.hash_leaf(model, leaf)
         with pytest.raises(RuntimeError, match="not been hashed"):
             builder.identity()
 
