@@ -250,7 +250,7 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
             tasks.append(_Task(meta, [meta.whole], cost))
             continue
         per_element = max(_cost(plan, meta, 1 << 10) >> 10, 1)
-        span = max(min(SPAN, settings.memory // (threads * per_element)), 1 << 12)
+        span = min(SPAN, max(settings.memory // (threads * per_element), 1 << 12))
         size = meta.numel if in_row else TASK
         for part in blocks_of(meta.numel, max(size, 1)):
             spans = [Span(part.start + s.start, part.start + s.stop) for s in blocks_of(part.numel, span)]

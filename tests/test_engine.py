@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from daremerge_core import discover, open_model
+from daremerge_core import discover, engine, open_model
 from daremerge_core.api import create_sink, merge_recipe, plan_recipe
 from daremerge_core.engine import Settings, execute
 from daremerge_core.errors import ComponentError, DaremergeError, Interrupted, OutputError, PlanError
@@ -30,14 +30,6 @@ def run(models: SimpleNamespace, step: dict[str, Any], name: str = "out.safetens
     path = models.folder / name
     merge_recipe(recipe(step), path, folder=models.folder, overwrite=True, settings=Settings(**settings))
     return path.read_bytes()
-
-
-@pytest.fixture
-def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut tiny tensors into many spans and tasks, as real ones are."""
-    monkeypatch.setattr("daremerge_core.engine.SPAN", 16)
-    monkeypatch.setattr("daremerge_core.engine.TASK", 48)
-    monkeypatch.setattr("daremerge_core.views.MEASURE_BLOCK", 1 << 18)
 
 
 STEPS = [
@@ -60,7 +52,12 @@ def test_the_same_bytes_for_any_threads_memory_and_spans(
     assert run(models, step, threads=4, memory=1 << 16) == expected
     monkeypatch.setattr("daremerge_core.engine.SPAN", 16)
     monkeypatch.setattr("daremerge_core.engine.TASK", 48)
+    spans = []
+    whole = engine._write
+    monkeypatch.setattr(engine, "_write", lambda *args: spans.extend(args[2].spans) or whole(*args))
     assert run(models, step, threads=3) == expected
+    if step["op"] != "merge.power-lerp":  # which is given whole tensors
+        assert max(span.numel for span in spans) == 16, "the tensors must really have been cut"
 
 
 def test_a_subset_merged_alone_equals_the_same_tensors_of_the_whole(models: SimpleNamespace) -> None:
