@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from .catalog import Catalog as Catalog
     from .catalog import discover as discover
     from .components import BlendRef as BlendRef
+    from .components import GradientEditor as GradientEditor
     from .components import GradientFamily as GradientFamily
     from .components import GradientRef as GradientRef
+    from .components import MaskEditor as MaskEditor
     from .components import Masker as Masker
+    from .components import MaskerRef as MaskerRef
     from .components import MaskRef as MaskRef
     from .components import MergeMethod as MergeMethod
     from .components import ModelEdit as ModelEdit
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from .components import SparsifierRef as SparsifierRef
     from .errors import DaremergeError as DaremergeError
     from .hooks import hookimpl as hookimpl
+    from .layout import Layout as Layout
     from .layout import LayoutSpec as LayoutSpec
     from .layout import Place as Place
     from .site import Site as Site
@@ -54,10 +58,13 @@ _HOMES = {
     "catalog": ["API_VERSION", "Catalog", "discover"],
     "components": [
         "BlendRef",
+        "GradientEditor",
         "GradientFamily",
         "GradientRef",
+        "MaskEditor",
         "MaskRef",
         "Masker",
+        "MaskerRef",
         "MergeMethod",
         "ModelEdit",
         "ModelRef",
@@ -68,7 +75,7 @@ _HOMES = {
     ],
     "errors": ["DaremergeError"],
     "hooks": ["hookimpl"],
-    "layout": ["LayoutSpec", "Place"],
+    "layout": ["Layout", "LayoutSpec", "Place"],
     "site": ["Site"],
     "stores": ["open_model"],
     "stores.memory": ["MemoryModel"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,23 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
     shard_size = plan.graph.recipe.output.shard_size
     if shard_size is not None:
         return ShardedWriter(path, plan.tensors, placeholder, shard_size=parse_size(shard_size), overwrite=overwrite)
-    if path.suffix != ".safetensors":
-        raise OutputError(
-            f"cannot tell the format of {path}",
-            hint="Name the output *.safetensors, or pass --shard-size for a folder.",
-        )
+    _check_suffix(path, ".safetensors", "Name the output *.safetensors, or pass --shard-size for a folder.")
     return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite)
+
+
+def _check_suffix(path: Path, wanted: str, hint: str) -> None:
+    if path.suffix != wanted:
+        raise OutputError(f"cannot tell the format of {path}", hint=hint)
+
+
+def _write_gradient(plan: Plan, path: Path, *, overwrite: bool) -> Summary:
+    from .engine import Summary
+    from .stores import write_gradient
+
+    _check_suffix(path, ".json", "Name the output *.json: a gradient is a small JSON file.")
+    ratios = {key: plan.value.ratio(key) for key in plan.value.keys()}
+    written = write_gradient(path, ratios, plan.recipe(), overwrite=overwrite)
+    return Summary([written], {}, sum(ratio is not None for ratio in ratios.values()), Counter(), Counter())
 
 
 def run_plan(
@@ -68,16 +80,19 @@ def run_plan(
     cancel: threading.Event | None = None,
     expected: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Compute a plan's result and write it to ``output``, whole or not at all.
+    """Compute a plan's result and write it to ``output``, whole or not at all: a model, a mask or a gradient.
 
     Args:
         expected: content identities that the inputs must have, by name.
     """
-    from .engine import Settings, execute  # before there is anything to clean up: this imports torch
-
     catalog = catalog or discover()
-    sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
-    summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
+    if plan.kind == "gradient":
+        summary = _write_gradient(plan, output, overwrite=overwrite)
+    else:
+        from .engine import Settings, execute  # before there is anything to clean up: this imports torch
+
+        sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
+        summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
     catalog.hook.daremerge_finished(plan=plan, summary=summary)
     return summary
 

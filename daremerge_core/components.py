@@ -12,8 +12,10 @@ kind                      class                                    verb
                           :class:`MultiMergeMethod`
 ``sparsify``              :class:`Sparsifier`                      ``sparsify(site, delta)``
 ``edit``                  :class:`ModelEdit`                       ``edit(site)``
-``mask``                  :class:`Masker`                          ``mask(site)``
-``gradient``              :class:`GradientFamily`                  ``ratio(place)``
+``mask``                  :class:`Masker`,                         ``mask(site)``
+                          :class:`MaskEditor`
+``gradient``              :class:`GradientFamily`,                 ``ratio(place)``
+                          :class:`GradientEditor`
 ``report``                :class:`Reporter`                        ``report(subject)``
 ========================  =======================================  =====================
 
@@ -22,7 +24,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -45,17 +47,20 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from .layout import Place
+    from .layout import Layout, Place
     from .site import Site
     from .values import Report
 
 __all__ = [
     "BlendRef",
     "Component",
+    "GradientEditor",
     "GradientFamily",
     "GradientRef",
+    "MaskEditor",
     "MaskRef",
     "Masker",
+    "MaskerRef",
     "MergeMethod",
     "ModelEdit",
     "ModelRef",
@@ -160,7 +165,7 @@ def _nested(kind: str) -> BeforeValidator:
 
 def _check_nestable(cls: type[Component], options: dict[str, Any]) -> None:
     """A nested component computes on tensors it is handed: it has no ports, selection or ratio of its own."""
-    needed = [name for name in cls.filled_ports() if name not in ("a", "b")]
+    needed = [name for name in cls.filled_ports() if name not in ("a", "b", "model")]
     if needed:
         raise ValueError(f"{cls.name} needs {', '.join(needed)}, so it cannot be used here")
     outer = sorted(set(options) & set(_Merge.model_fields)) if issubclass(cls, _Merge) else []
@@ -183,9 +188,11 @@ def _nested_ref(kind: str) -> Any:
 
 if TYPE_CHECKING:
     BlendRef = Any
+    MaskerRef = Any
     SparsifierRef = Any
 else:
     BlendRef = _nested_ref("merge")
+    MaskerRef = _nested_ref("mask")
     SparsifierRef = _nested_ref("sparsify")
 
 
@@ -299,14 +306,35 @@ class TensorComponent(Component):
         """What one measurement covers: each tensor on its own, each block, or the whole model."""
         return "tensor"
 
+    def group(self, place: Place) -> str:
+        """The measurement a tensor belongs to: tensors of one group are measured together.
+
+        By default what :meth:`scope` says. Override it for another grouping, such as the tensors of one attention.
+        """
+        scope = self.scope()
+        if scope == "tensor":
+            return place.key
+        return "model" if scope == "model" else f"{place.part}/{place.block}"
+
     def measure(self, site: Site) -> Tensor:
         """One block's share of a measurement that is a sum: a 1-D float64 or int64 tensor.
 
-        Called for each block of the scope in a fixed order, ``passes()`` times over; the shares are added and
-        appear as ``site.measured[i]`` in later passes and in the verb. Sum a block with ``site.total(...)``, whose
-        order of additions is fixed. Measuring always happens on the CPU.
+        Called for each block of a group in a fixed order, ``passes()`` times over; the shares are added, and what
+        :meth:`conclude` makes of their sum appears as ``site.measured[i]`` in later passes and in the verb. Sum a block
+        with ``site.total(...)``, whose order of additions is fixed. Measuring always happens on the CPU.
         """
         raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
+
+    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+        """What to keep of a finished pass, once for each group; by default the sum itself.
+
+        A pass that sums something large, such as a histogram, keeps here only what follows from it.
+
+        Args:
+            total: the sum of all shares.
+            measured: what earlier passes kept.
+        """
+        return total
 
     def compute(self, site: Site) -> Tensor:
         """The verb, under one name for the engine."""
@@ -385,31 +413,35 @@ class MultiMergeMethod(_Merge):
 
 
 class ModelEdit(_Selective):
-    """One model changed: ``site.model``; ``edit`` answers the changed tensor."""
+    """One model changed: ``site.model``; ``edit`` answers the changed tensor.
+
+    How much of the change is made is not the edit's business: ``ratio`` 1 keeps the model, 0 makes all of it.
+    """
 
     kind: ClassVar[str] = "edit"
 
+    ratio: float = Field(0.0, description="1 keeps the model as it is, 0 takes the edit; values between mix.")
     model: ModelRef = Field(description="The model to edit.")
 
     def edit(self, site: Site) -> Tensor:
+        """The edited tensor, in ``site.dtype``, of the shape of ``site.model``. Must not change its inputs."""
         raise NotImplementedError
 
     def compute(self, site: Site) -> Tensor:
-        return self.edit(site)
+        from .kernels import lerp
+
+        return lerp(site.model, self.edit(site), site.t)
 
     @classmethod
     def anchor_field(cls) -> str:
         return "model"
 
 
-class Masker(TensorComponent):
-    """Which elements of a model's tensors are selected: ``mask`` answers a bool tensor."""
-
+class _Masker(TensorComponent):
     kind: ClassVar[str] = "mask"
 
-    model: ModelRef = Field(description="The model whose tensors the mask is for.")
-
     def mask(self, site: Site) -> Tensor:
+        """A bool tensor of the shape of the site's tensors: True where an element is selected."""
         raise NotImplementedError
 
     def compute(self, site: Site) -> Tensor:
@@ -418,6 +450,23 @@ class Masker(TensorComponent):
     @classmethod
     def anchor_field(cls) -> str:
         return "model"
+
+
+class Masker(_Masker):
+    """Which elements of a model's float tensors are selected: ``mask`` answers a bool tensor."""
+
+    model: ModelRef = Field(description="The model whose tensors the mask is for.")
+
+
+class MaskEditor(_Masker):
+    """A mask made from masks: their ports are ``MaskRef`` or ``list[MaskRef]``, read as ``site["port"]``.
+
+    A tensor that a mask does not know is False all over.
+    """
+
+    model: ModelRef | None = Field(
+        None, description="The model whose tensors the mask is for; without it, those that the given masks know."
+    )
 
 
 # --- the other kinds --------------------------------------------------------------------------------
@@ -432,15 +481,36 @@ class Sparsifier(Component):
         raise NotImplementedError
 
 
-class GradientFamily(Component):
-    """How strongly each layer mixes: ``ratio`` answers for one place, or None to leave A alone there."""
-
+class _Gradient(Component):
     kind: ClassVar[str] = "gradient"
+
+    outside: Literal["error", "clamp", "allow"] = Field(
+        "error", description="Ratios outside 0 to 1: an error, clamped to the range, or allowed (they extrapolate)."
+    )
+
+    def ratio(self, place: Place) -> float | None:
+        """The ratio of one tensor, or None to leave A alone there. Raises ``ValueError`` where there cannot be one."""
+        raise NotImplementedError
+
+    def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
+        """What answers for the tensors of one model: override it to look at the layout once, before the first answer.
+
+        Raises ``ValueError`` for options that do not fit the layout.
+        """
+        return self.ratio
+
+
+class GradientFamily(_Gradient):
+    """How strongly each layer mixes: ``ratio`` answers for one place, or None to leave A alone there."""
 
     model: ModelRef = Field(description="The model whose layers the gradient is for.")
 
-    def ratio(self, place: Place) -> float | None:
-        raise NotImplementedError
+
+class GradientEditor(_Gradient):
+    """A gradient made from gradients: their ports are ``GradientRef`` or ``list[GradientRef]``.
+
+    ``ratio`` asks them by key: ``self.first.ratio(place.key)``. Its layers are those of the given gradients.
+    """
 
 
 class Reporter(Component):

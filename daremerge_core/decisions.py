@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .components import _Merge, _Selective
+from .components import ModelEdit, _Merge, _Selective
 from .dtypes import FLOATS
 from .errors import PlanError
 from .layout import Layout, LayoutSpec, detect
@@ -92,7 +92,7 @@ def decide(
         chosen -= set(select(keys, component.exclude, what="exclude"))
 
     gradient, mask = component.gradient, component.mask
-    base_ratio = component.ratio if isinstance(component, _Merge) else 0.0
+    base_ratio = component.ratio if isinstance(component, (_Merge, ModelEdit)) else 0.0
     decisions: dict[str, Decision] = {}
     wrong: list[str] = []
     for key in keys:

@@ -26,14 +26,14 @@ from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
 from .values import Model, Span, TensorMeta
-from .views import ModelView, blocks_of
+from .views import blocks_of, measures, needs_whole, working_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device"]
 
-T = TypeVar("T")
+S = TypeVar("S")
 
 SPAN = 1 << 18
 """Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
@@ -150,7 +150,7 @@ def execute(
     try:
         with sink, freed_memory_kept():
             pool = _Pool(threads, settings.memory, cancel)
-            progress.start(plan.bytes_in + plan.bytes_out, "merging")
+            progress.start(plan.bytes_in + plan.bytes_out, f"writing the {plan.kind}")
             identities = _identities(plan, pool, progress, beside=partial(resolve_device, settings.device))
             if expected:
                 check_identities(plan, identities, expected)
@@ -161,8 +161,8 @@ def execute(
                     value.device = device
             with one_thread_per_op():
                 for value in plan.views.values():
-                    if isinstance(value, ModelView):
-                        value.prepare(pool.map_in_order)
+                    if hasattr(value, "prepare"):
+                        value.prepare(pool.run_in_order)
                 tasks = _tasks(plan, settings, threads)
                 lock = threading.Lock()
 
@@ -237,10 +237,10 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
     result = plan.result
     tasks: list[_Task] = []
     for meta in plan.tensors:
-        whole = isinstance(result, ModelView) and result.needs_whole(meta.key)
-        in_row = isinstance(result, ModelView) and result.measures(meta.key)
+        whole = needs_whole(result, meta.key)
+        in_row = measures(result, meta.key)
         if whole:
-            cost = result.working_bytes(meta.key, meta.numel) if isinstance(result, ModelView) else 0
+            cost = working_bytes(result, meta.key, meta.numel)
             if cost > settings.memory:
                 raise PlanError(
                     f"tensor {meta.key!r} must be computed whole and needs about {format_size(cost)}; "
@@ -249,19 +249,13 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
                 )
             tasks.append(_Task(meta, [meta.whole], cost))
             continue
-        per_element = max(_cost(plan, meta, 1 << 10) >> 10, 1)
+        per_element = max(working_bytes(result, meta.key, 1 << 10) >> 10, 1)
         span = min(SPAN, max(settings.memory // (threads * per_element), 1 << 12))
         size = meta.numel if in_row else TASK
         for part in blocks_of(meta.numel, max(size, 1)):
             spans = [Span(part.start + s.start, part.start + s.stop) for s in blocks_of(part.numel, span)]
             tasks.append(_Task(meta, spans, min(span, part.numel) * per_element))
     return tasks
-
-
-def _cost(plan: Plan, meta: TensorMeta, numel: int) -> int:
-    if isinstance(plan.result, ModelView):
-        return plan.result.working_bytes(meta.key, numel)
-    return nbytes(meta.dtype, numel)
 
 
 def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: Progress) -> int:
@@ -356,13 +350,24 @@ class _Pool:
         if self._cancel.is_set():
             raise Interrupted("stopped; nothing was written")
 
-    def map_in_order(self, function: Callable[[T], Tensor], items: Iterable[T]) -> list[Tensor]:
-        """As ``map``, computed by the workers."""
-        work = list(items)
-        results: dict[int, Tensor] = {}
+    def run_in_order(
+        self, function: Callable[[S], Tensor], items: Sequence[S], receive: Callable[[S, Tensor], None]
+    ) -> None:
+        """``receive(item, function(item))`` for each item in order; the functions run on the workers.
+
+        Of the results, only those that wait for an earlier one are held.
+        """
+        waiting: dict[int, Tensor] = {}
+        lock = threading.Lock()
+        next_up = 0
 
         def job(index: int) -> None:
-            results[index] = function(work[index])
+            nonlocal next_up
+            result = function(items[index])
+            with lock:
+                waiting[index] = result
+                while next_up in waiting:
+                    receive(items[next_up], waiting.pop(next_up))
+                    next_up += 1
 
-        self.run([(0, partial(job, index)) for index in range(len(work))])
-        return [results[index] for index in range(len(work))]
+        self.run([(0, partial(job, index)) for index in range(len(items))])

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,8 @@ from .components import Component, ports
 from .decisions import Action, Decision, detect_layout
 from .dtypes import FLOATS, SPELLINGS, nbytes
 from .errors import ModelFileError, OutputError, RecipeError, nearest
-from .recipe import METADATA_KEY, Graph
-from .stores import GradientFile, MaskFile, open_model, replaced_by
+from .recipe import METADATA_KEY, Graph, kind_of
+from .stores import GradientFile, MaskFile, MemoryModel, PackedMask, open_model, replaced_by
 from .values import Gradient, Mask, Model, TensorMeta
 from .version import __version__
 from .views import CastView, ModelView, view
@@ -48,11 +49,19 @@ class Plan:
     inputs: list[Input]
     views: Mapping[str, Any]
     """Every step's value by name."""
-    result: Model
-    """What will be written."""
+    value: Any
+    """What will be written: a model, a mask or a gradient."""
+    kind: Literal["model", "mask", "gradient"] = "model"
     warnings: list[str] = field(default_factory=list)
     made_with: Mapping[str, str] = field(default_factory=dict)
     """Distribution → version of the core and of every plugin used."""
+
+    @cached_property
+    def result(self) -> Model:
+        """The tensors to write. A gradient has none."""
+        if self.kind == "gradient":
+            return MemoryModel({})
+        return PackedMask(self.value) if self.kind == "mask" else self.value
 
     @property
     def tensors(self) -> list[TensorMeta]:
@@ -61,9 +70,9 @@ class Plan:
     @property
     def decisions(self) -> Mapping[str, Decision]:
         """What happens to each tensor of the anchor model."""
-        if isinstance(self.result, ModelView):
-            return self.result.decisions
-        return {key: Decision(Action.COPY, "not merged") for key in self.result.keys()}
+        if isinstance(self.value, ModelView):
+            return self.value.decisions
+        return {key: Decision(Action.COPY, "not merged") for key in self.value.keys()} if self.kind == "model" else {}
 
     @property
     def bytes_out(self) -> int:
@@ -84,22 +93,20 @@ class Plan:
 
     def only_elsewhere(self) -> dict[str, int]:
         """Tensors that a model port of the output step has and the result lacks, by port."""
-        if not isinstance(self.result, ModelView):
-            return {}
-        return self.result.only_elsewhere()
+        return self.value.only_elsewhere() if isinstance(self.value, ModelView) else {}
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe with every default written out, and what it was run with."""
+        return {"version": 1, "recipe": self.graph.resolved(), "made_with": dict(sorted(self.made_with.items()))}
 
     def metadata(self, identities: Mapping[str, str]) -> dict[str, str]:
         """The output's metadata: the anchor's own, and how to make these bytes again."""
         kept = {k: v for k, v in self.result.metadata.items() if k not in _STALE}
-        provenance = {
-            "version": 1,
-            "recipe": self.graph.resolved(),
-            "inputs": {
-                one.name: {"path": one.named_path, "identity": identities[one.name]}
-                for one in sorted(self.inputs, key=lambda one: one.name)
-            },
-            "made_with": dict(sorted(self.made_with.items())),
+        inputs = {
+            one.name: {"path": one.named_path, "identity": identities[one.name]}
+            for one in sorted(self.inputs, key=lambda one: one.name)
         }
+        provenance = self.recipe() | {"inputs": inputs}
         return kept | {METADATA_KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
 
     def close(self) -> None:
@@ -156,7 +163,8 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
             if hasattr(one.value, "close"):
                 one.value.close()
         raise
-    plan = Plan(graph, inputs, {name: values[name] for name in graph.steps}, result)
+    kind = (kind_of(graph.steps[wanted.step]) if wanted.step in graph.steps else None) or "model"
+    plan = Plan(graph, inputs, {name: values[name] for name in graph.steps}, result, kind)
     plan.made_with = _versions(graph, catalog)
     plan.warnings = [*_warnings(plan), *(line for lines in catalog.hook.daremerge_planned(plan=plan) for line in lines)]
     return plan

@@ -16,11 +16,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .catalog import Catalog
-from .components import Component, GradientFamily, Masker, Port, _Selective, ports
+from .components import Component, Port, _Gradient, _Masker, _Selective, ports
 from .dtypes import SPELLINGS
 from .errors import CatalogError, RecipeError, nearest
 
-__all__ = ["Graph", "Output", "Recipe", "StorageDtype", "apply_settings", "load_recipe", "parse_recipe", "resolve"]
+__all__ = [
+    "Graph",
+    "Output",
+    "Recipe",
+    "StorageDtype",
+    "apply_settings",
+    "kind_of",
+    "load_recipe",
+    "parse_recipe",
+    "resolve",
+]
 
 METADATA_KEY = "daremerge"
 """Where a merged file's metadata holds its provenance: recipe, inputs with identities, versions."""
@@ -210,13 +220,13 @@ class Graph:
         return {"models": models, "steps": steps, "output": output}
 
 
-def _kind_of(component: Component) -> str | None:
+def kind_of(component: Component) -> Literal["model", "mask", "gradient"] | None:
     """What kind of value a step gives."""
     if isinstance(component, _Selective):
         return "model"
-    if isinstance(component, Masker):
+    if isinstance(component, _Masker):
         return "mask"
-    return "gradient" if isinstance(component, GradientFamily) else None
+    return "gradient" if isinstance(component, _Gradient) else None
 
 
 def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
@@ -228,6 +238,8 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
     components: dict[str, Component] = {}
     for name, raw in recipe.steps.items():
         components[name] = _component(name, raw, catalog)
+        if kind_of(components[name]) is None:
+            raise RecipeError(f"steps.{name}.op: {raw['op']} is not a step: it is used inside one")
     files: dict[str, Literal["model", "mask", "gradient"]] = {}
     edges: dict[str, list[str]] = {name: [] for name in components}
     for name, component in components.items():
@@ -239,7 +251,7 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
                 if not isinstance(reference, str):
                     raise RecipeError(f"steps.{name}.{field}: a recipe holds names and paths, not values")
                 if reference in components:
-                    given = _kind_of(components[reference])
+                    given = kind_of(components[reference])
                     if given != port.kind:
                         raise RecipeError(
                             f"steps.{name}.{field}: {reference!r} is a {given}, where a {port.kind} is wanted"
@@ -251,9 +263,11 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
                 _add_file(files, reference, port, f"steps.{name}.{field}")
     wanted = recipe.output.step
     if wanted in components:
-        given = _kind_of(components[wanted])
-        if given != "model":
-            raise RecipeError(f"output: step {wanted!r} is a {given}, and only a model can be written here")
+        kind = kind_of(components[wanted])
+        unfit = {"dtype": recipe.output.dtype != "keep", "shard_size": recipe.output.shard_size is not None}
+        if kind != "model" and any(unfit.values()):
+            field = next(name for name, given in unfit.items() if given)
+            raise RecipeError(f"output.{field}: step {wanted!r} is a {kind}, and {field} is for models")
     elif wanted in recipe.models:
         files.setdefault(wanted, "model")
     else:

@@ -95,6 +95,10 @@ class Mask(Protocol):
 class Gradient(Protocol):
     """How strongly each layer mixes: 1 keeps A, 0 takes B."""
 
+    def keys(self) -> Sequence[str]:
+        """The tensors it was made for."""
+        ...
+
     def ratio(self, key: str) -> float | None:
         """The ratio for one tensor, or None to leave A alone there."""
         ...

@@ -13,21 +13,47 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .components import Component, GradientFamily, Masker, TensorComponent, _Selective, ports
+from .components import (
+    Component,
+    GradientFamily,
+    TensorComponent,
+    _Gradient,
+    _Masker,
+    _Selective,
+    ports,
+)
 from .decisions import Action, Other, decide, detect_layout
 from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import ComponentError, DaremergeError, PlanError
-from .layout import LayoutSpec, Place
+from .layout import Layout, LayoutSpec, Place, detect
 from .site import Site
+from .stores.mask_file import PackedMask
 from .values import Gradient, Mask, Model, Span, TensorMeta
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["CastView", "GradientView", "MaskView", "ModelView", "blocks_of", "view"]
+InOrder = Callable[
+    [Callable[[tuple[str, str]], "Tensor"], Sequence[tuple[str, str]], Callable[[tuple[str, str], "Tensor"], None]],
+    None,
+]
+"""Applies a function to items, in parallel, and gives each result to a second function, in the order of the items."""
+
+__all__ = [
+    "CastView",
+    "GradientView",
+    "MaskView",
+    "ModelView",
+    "blocks_of",
+    "measures",
+    "needs_whole",
+    "view",
+    "working_bytes",
+]
 
 MEASURE_BLOCK = 1 << 18
 """Elements per block of a measuring pass. Part of the result's definition: sums are taken block by block."""
@@ -56,9 +82,9 @@ def view(
     """
     if isinstance(component, _Selective):
         return ModelView(component, label=label, dtype=dtype, layouts=layouts)
-    if isinstance(component, Masker):
+    if isinstance(component, _Masker):
         return MaskView(component, label=label, layouts=layouts)
-    if isinstance(component, GradientFamily):
+    if isinstance(component, _Gradient):
         return GradientView(component, label=label, layouts=layouts)
     raise TypeError(f"{component.kind}.{component.name} is not a step: it is used inside one")
 
@@ -73,8 +99,10 @@ class _TensorView:
         self._models: dict[str, Model | list[Model] | None] = {
             name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "model"
         }
-        anchor = self._models[component.anchor_field()]
-        self.anchor: Model = anchor[0] if isinstance(anchor, list) else anchor  # type: ignore[assignment]
+        self._masks: dict[str, Mask | list[Mask] | None] = {
+            name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "mask"
+        }
+        self.anchor: Model = self._anchor()
         self.others = [
             Other(name, one, frozenset(one.keys()))
             for name, model in self._models.items()
@@ -84,9 +112,17 @@ class _TensorView:
         self.layout = detect_layout(self.anchor, layouts)
         self._whole = component.needs_whole_tensors()
         self._passes = component.passes()
+        self._groups: dict[str, list[str]] | None = None
         self._measured: dict[str, tuple[Tensor, ...]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def _anchor(self) -> Model:
+        """The model whose keys, dtypes and metadata the result has."""
+        found = self._models[self.component.anchor_field()]
+        anchor = found[0] if isinstance(found, list) else found
+        assert anchor is not None
+        return anchor
 
     # --- the graph below this view ---
 
@@ -99,11 +135,11 @@ class _TensorView:
 
     def needs_whole(self, key: str) -> bool:
         """Whether reading ``key`` by spans would make this view, or one below it, repeat whole-tensor work."""
-        return self._whole or any(_needs_whole(child, key) for child in self.children())
+        return self._whole or any(needs_whole(child, key) for child in self.children())
 
     def measures(self, key: str) -> bool:
         """Whether reading ``key`` starts with a pass over the whole tensor."""
-        return self._passes > 0 or any(isinstance(c, _TensorView) and c.measures(key) for c in self.children())
+        return self._passes > 0 or any(measures(child, key) for child in self.children())
 
     # --- computing ---
 
@@ -117,17 +153,17 @@ class _TensorView:
         dtype = torch.float64 if wide else torch.float32
         where = torch.device(device)
 
-        def reader(model: Model) -> Callable[[], Tensor]:
-            return lambda: _read_on(model, key, None if whole else span, where).to(dtype)
+        where_read = None if whole else span
 
-        inputs: dict[str, Any] = {
-            name: None if model is None else [reader(m) for m in model] if isinstance(model, list) else reader(model)
-            for name, model in self._models.items()
-        }
-        for name, port in ports(type(self.component)).items():
-            mask = getattr(self.component, name)
-            if port.kind == "mask" and mask is not None and not isinstance(self.component, _Selective):
-                inputs[name] = (lambda m: lambda: _read_mask(m, key, meta, None if whole else span, where))(mask)
+        def of_model(model: Model) -> Callable[[], Tensor]:
+            return lambda: _read_on(model, key, where_read, where).to(dtype)
+
+        def of_mask(mask: Mask) -> Callable[[], Tensor]:
+            return lambda: _read_mask(mask, key, meta, where_read, where)
+
+        inputs: dict[str, Any] = {name: _each(value, of_model) for name, value in self._models.items()}
+        if not isinstance(self.component, _Selective):  # there the mask says where, and is not an input of the verb
+            inputs |= {name: _each(value, of_mask) for name, value in self._masks.items()}
         return Site(
             place=self.layout.place(key),
             shape=meta.shape,
@@ -183,27 +219,27 @@ class _TensorView:
     def _ratio(self, key: str) -> float:
         return 0.0
 
-    def _group(self, key: str) -> tuple[str, list[str]]:
-        scope = self.component.scope()
-        if scope == "tensor":
-            return key, [key]
-        if scope == "model":
-            return "*", list(self.active_keys())
-        place = self.layout.place(key)
-        same = [one for one in self.active_keys() if _block(self.layout.place(one)) == _block(place)]
-        return _block(place), same
+    def groups(self) -> Mapping[str, Sequence[str]]:
+        """The tensors that are measured together, by the name of their group."""
+        with self._lock:
+            if self._groups is None:
+                self._groups = {}
+                for key in self.active_keys():
+                    self._groups.setdefault(self.component.group(self.layout.place(key)), []).append(key)
+            return self._groups
 
-    def measured(self, key: str, pool_map: Callable[..., Iterable[Tensor]] = map) -> tuple[Tensor, ...]:
+    def measured(self, key: str) -> tuple[Tensor, ...]:
         """The finished measurements that cover ``key``, taken now if they are not there yet."""
-        name, keys = self._group(key)
+        name = self.component.group(self.layout.place(key))
+        keys = self.groups()[name]
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
             if name not in self._measured:
                 done: tuple[Tensor, ...] = ()
                 for _ in range(self._passes):
-                    shares = pool_map(lambda one, done=done: self._measure(one, done), keys)
-                    done = (*done, _add_up(shares))
+                    total = _add_up(self._measure(one, done) for one in keys)
+                    done = (*done, self._conclude(key, total, done))
                 self._measured[name] = done
             return self._measured[name]
 
@@ -218,16 +254,31 @@ class _TensorView:
 
         return _add_up(shares())
 
-    def prepare(self, pool_map: Callable[..., Iterable[Tensor]]) -> None:
+    def _measure_job(self, done: Mapping[str, tuple[Tensor, ...]], job: tuple[str, str]) -> Tensor:
+        name, key = job
+        return self._measure(key, done[name])
+
+    def _conclude(self, key: str, total: Tensor, done: tuple[Tensor, ...]) -> Tensor:
+        with self._blame(key):
+            return self.component.conclude(total, done)
+
+    def prepare(self, run_in_order: InOrder) -> None:
         """Take every measurement that covers more than one tensor, in parallel."""
-        if self._passes and self.component.scope() != "tensor":
-            for key in self.active_keys():
-                self.measured(key, pool_map)
+        groups = {name: keys for name, keys in self.groups().items() if len(keys) > 1} if self._passes else {}
+        jobs = [(name, key) for name, keys in groups.items() for key in keys if name not in self._measured]
+        done: dict[str, tuple[Tensor, ...]] = {name: () for name, _ in jobs}
+        for _ in range(self._passes if jobs else 0):
+            totals: dict[str, Tensor] = {}
+            run_in_order(partial(self._measure_job, done), jobs, partial(_add_to, totals))
+            done = {
+                name: (*before, self._conclude(groups[name][0], totals[name], before)) for name, before in done.items()
+            }
+        self._measured |= done
 
     def working_bytes(self, key: str, numel: int) -> int:
         """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
         models = 1 + len(self.others)
-        below = max((_working_bytes(child, key, numel) for child in self.children()), default=0)
+        below = max((working_bytes(child, key, numel) for child in self.children()), default=0)
         return below + (2 * models + 6) * 4 * numel
 
     def close(self) -> None:
@@ -277,12 +328,12 @@ class ModelView(_TensorView):
 
     def needs_whole(self, key: str) -> bool:
         if self.decisions[key].action is Action.COPY:
-            return _needs_whole(self.anchor, key)
+            return needs_whole(self.anchor, key)
         return super().needs_whole(key)
 
     def measures(self, key: str) -> bool:
         if self.decisions[key].action is Action.COPY:
-            return isinstance(self.anchor, _TensorView) and self.anchor.measures(key)
+            return measures(self.anchor, key)
         return super().measures(key)
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
@@ -304,11 +355,14 @@ class ModelView(_TensorView):
             return cast(_read_on(self.anchor, key, span, where), dtype)
         meta = self.anchor.meta(key)
         wanted = span or meta.whole
-        result = cast(self._compute(key, wanted, decision.ratio), dtype)
         mask = self.component.mask
-        if mask is not None:
-            kept = cast(_read_on(self.anchor, key, wanted, where), dtype)
-            result = torch.where(_read_mask(mask, key, meta, wanted, where), result, kept)
+        if mask is None:
+            result = cast(self._compute(key, wanted, decision.ratio), dtype)
+        else:
+            selected = _read_mask(mask, key, meta, wanted, where)
+            result = cast(_read_on(self.anchor, key, wanted, where), dtype)
+            if selected.any():
+                result = torch.where(selected, cast(self._compute(key, wanted, decision.ratio), dtype), result)
         return result if span is not None else result.reshape(meta.shape)
 
 
@@ -341,23 +395,36 @@ class CastView:
 class MaskView(_TensorView):
     """A masker as a :class:`~daremerge_core.values.Mask`; it knows the tensors that all its models share."""
 
-    component: Masker
+    component: _Masker
 
-    def __init__(self, component: Masker, *, label: str = "", layouts: Sequence[LayoutSpec] = ()) -> None:
+    def __init__(self, component: _Masker, *, label: str = "", layouts: Sequence[LayoutSpec] = ()) -> None:
         super().__init__(component, label, layouts)
         self._shapes: dict[str, tuple[int, ...]] = {}
+        masks = dict(_each_by_port(self._masks))
+        of_masks = isinstance(self.anchor, _MaskedTensors)
         for key in self.anchor.keys():
             meta = self.anchor.meta(key)
-            if meta.dtype not in FLOATS or not all(key in other.keys for other in self.others):
+            if not (of_masks or meta.dtype in FLOATS) or not all(key in other.keys for other in self.others):
                 continue
-            for other in self.others:
-                if other.model.meta(key).shape != meta.shape:
+            theirs = {other.port: other.model.meta(key).shape for other in self.others}
+            theirs |= {name: shape for name, mask in masks.items() if (shape := mask.shape(key)) is not None}
+            for port, shape in theirs.items():
+                if tuple(shape) != meta.shape:
                     raise PlanError(
-                        f"step {self.label!r}: tensor {key!r} has shape {list(meta.shape)} in model and "
-                        f"{list(other.model.meta(key).shape)} in {other.port}",
-                        hint="A mask compares models of one architecture.",
+                        f"step {self.label!r}: tensor {key!r} is {list(meta.shape)} here and {list(shape)} in {port}",
+                        hint="A mask compares models, and masks, of one architecture.",
                     )
             self._shapes[key] = meta.shape
+        if not self._shapes:
+            raise PlanError(
+                f"step {self.label!r}: there is no tensor to make this mask.{component.name} for",
+                hint="Its models must share float tensors of the same names; check that they are of one architecture.",
+            )
+
+    def _anchor(self) -> Model:
+        if self._models.get("model") is not None:
+            return super()._anchor()
+        return _MaskedTensors([mask for _, mask in _each_by_port(self._masks)])
 
     def keys(self) -> Sequence[str]:
         return list(self._shapes)
@@ -383,19 +450,51 @@ class MaskView(_TensorView):
 
 
 class GradientView:
-    """A gradient family as a :class:`~daremerge_core.values.Gradient` over the layers of its model."""
+    """A gradient family, or an editor of gradients, as a :class:`~daremerge_core.values.Gradient`."""
 
-    def __init__(self, component: GradientFamily, *, label: str = "", layouts: Sequence[LayoutSpec] = ()) -> None:
+    def __init__(self, component: _Gradient, *, label: str = "", layouts: Sequence[LayoutSpec] = ()) -> None:
         self.component = component
         self.label = label or component.name
-        self.layout = detect_layout(component.model, layouts)
-        keys = list(component.model.keys())
-        self._ratios = {key: component.ratio(self.layout.place(key)) for key in keys}
+        self.layout = self._find_layout(layouts)
+        try:
+            ratio_at = component.for_layout(self.layout)
+        except ValueError as error:
+            raise PlanError(f"step {self.label!r}: {error}") from None
+        self._ratios = {key: self._checked(key, ratio_at) for key in self._sources()}
         if all(ratio is None for ratio in self._ratios.values()):
             raise PlanError(
-                f"step {self.label!r}: this gradient.{component.name} touches none of the model's {len(keys)} tensors",
-                hint=f"The model's architecture is {self.layout.arch}; check the names of layers or blocks.",
+                f"step {self.label!r}: this gradient.{component.name} touches none of the {len(self._ratios)} tensors",
+                hint=f"The architecture is {self.layout.arch}; check the names of layers or blocks.",
             )
+
+    def _sources(self) -> list[str]:
+        if isinstance(self.component, GradientFamily):
+            return list(self.component.model.keys())
+        return list(dict.fromkeys(key for one in self._gradients() for key in one.keys()))
+
+    def _gradients(self) -> list[Gradient]:
+        found = (getattr(self.component, name) for name in ports(type(self.component)))
+        return [one for value in found if value is not None for one in (value if isinstance(value, list) else [value])]
+
+    def _find_layout(self, layouts: Sequence[LayoutSpec]) -> Layout:
+        if isinstance(self.component, GradientFamily):
+            return detect_layout(self.component.model, layouts)
+        known = [one.layout for one in self._gradients() if isinstance(one, GradientView)]
+        return known[0] if known else detect({key: TensorMeta(key, "F32", ()) for key in self._sources()}, layouts)
+
+    def _checked(self, key: str, ratio_at: Callable[[Place], float | None]) -> float | None:
+        try:
+            ratio = ratio_at(self.layout.place(key))
+        except ValueError as error:
+            raise PlanError(f"step {self.label!r}, tensor {key!r}: {error}") from None
+        if ratio is None or 0 <= ratio <= 1 or self.component.outside == "allow":
+            return ratio
+        if self.component.outside == "clamp":
+            return min(max(ratio, 0.0), 1.0)
+        raise PlanError(
+            f"step {self.label!r}: the ratio of {key!r} is {ratio:g}, outside 0 to 1",
+            hint="Say what is meant: outside: clamp keeps it in the range, outside: allow extrapolates.",
+        )
 
     def keys(self) -> Sequence[str]:
         return list(self._ratios)
@@ -404,8 +503,51 @@ class GradientView:
         return self._ratios.get(key)
 
 
+class _MaskedTensors:
+    """The tensors that any of some masks knows, as the headers of a model without data."""
+
+    def __init__(self, masks: Sequence[Mask]) -> None:
+        shapes = [(key, shape) for mask in masks for key in mask.keys() if (shape := mask.shape(key)) is not None]
+        self._metas = {key: TensorMeta(key, "BOOL", tuple(shape)) for key, shape in reversed(shapes)}
+        self._keys = list(dict.fromkeys(key for key, _ in shapes))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {}
+
+    def keys(self) -> Sequence[str]:
+        return self._keys
+
+    def meta(self, key: str) -> TensorMeta:
+        return self._metas[key]
+
+    def read(self, key: str, span: Span | None = None) -> Tensor:
+        raise TypeError("there is no model here, only masks")
+
+    def close(self) -> None: ...
+
+
 def _with_dtype(meta: TensorMeta, dtype: str) -> TensorMeta:
     return meta if meta.dtype not in FLOATS or meta.dtype == dtype else TensorMeta(meta.key, dtype, meta.shape)
+
+
+# --- ports ---------------------------------------------------------------------------------------------
+
+
+def _each(value: Any, of: Callable[[Any], Callable[[], Tensor]]) -> Any:
+    """A port's value or list of values, each by way of ``of``; None stays None."""
+    if value is None:
+        return None
+    return [of(one) for one in value] if isinstance(value, list) else of(value)
+
+
+def _each_by_port(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(words for messages, value) for every value that is there."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            yield from ((f"{name} {index}", one) for index, one in enumerate(value, start=1))
+        elif value is not None:
+            yield name, value
 
 
 # --- reading across values ---------------------------------------------------------------------------
@@ -425,17 +567,22 @@ def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device
     return found if found.device == device else found.to(device)
 
 
-def _needs_whole(value: Any, key: str) -> bool:
-    if not isinstance(value, _TensorView):
-        return False
-    return value.needs_whole(key) if _knows(value, key) else False
+def needs_whole(value: Any, key: str) -> bool:
+    """Whether reading ``key`` by spans would repeat whole-tensor work."""
+    value = _source(value)
+    return isinstance(value, _TensorView) and _knows(value, key) and value.needs_whole(key)
 
 
-def _knows(value: Any, key: str) -> bool:
-    return key in value.decisions if isinstance(value, ModelView) else value.shape(key) is not None
+def measures(value: Any, key: str) -> bool:
+    """Whether reading ``key`` starts with a pass over the whole tensor."""
+    value = _source(value)
+    return isinstance(value, _TensorView) and _knows(value, key) and value.measures(key)
 
 
-def _working_bytes(value: Any, key: str, numel: int) -> int:
+def working_bytes(value: Any, key: str, numel: int) -> int:
+    """Rough bytes of scratch that reading ``numel`` elements of ``key`` takes."""
+    if isinstance(value, PackedMask):
+        return numel + working_bytes(value.mask, key, 8 * numel)
     if isinstance(value, _TensorView) and _knows(value, key):
         return value.working_bytes(key, numel)
     try:
@@ -444,8 +591,17 @@ def _working_bytes(value: Any, key: str, numel: int) -> int:
         return numel
 
 
-def _block(place: Place) -> str:
-    return f"{place.part}/{place.block}"
+def _source(value: Any) -> Any:
+    return value.mask if isinstance(value, PackedMask) else value
+
+
+def _knows(value: Any, key: str) -> bool:
+    return key in value.decisions if isinstance(value, ModelView) else value.shape(key) is not None
+
+
+def _add_to(totals: dict[str, Tensor], job: tuple[str, str], share: Tensor) -> None:
+    name, _ = job
+    totals[name] = totals[name] + share if name in totals else share
 
 
 def _add_up(shares: Iterable[Tensor]) -> Tensor:

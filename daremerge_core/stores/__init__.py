@@ -11,7 +11,7 @@ from ..values import Model
 from .files import EXPLAINED, guess_format, open_regular, sha256_file
 from .gradient_file import GradientFile, write_gradient
 from .identity import IdentityBuilder, content_identity, file_identity
-from .mask_file import MaskFile, write_mask
+from .mask_file import BitMask, MaskFile, PackedMask, hold_mask, write_mask
 from .memory import MemoryModel
 from .safetensors_file import SafetensorsFile
 from .sharded_folder import INDEX_SUFFIX, ShardedFolder
@@ -21,10 +21,12 @@ from .torch_pickle import TorchPickle
 from .writer import SafetensorsWriter, write_model
 
 __all__ = [
+    "BitMask",
     "GradientFile",
     "IdentityBuilder",
     "MaskFile",
     "MemoryModel",
+    "PackedMask",
     "SafetensorsFile",
     "SafetensorsWriter",
     "ShardedFolder",
@@ -33,6 +35,7 @@ __all__ = [
     "TorchPickle",
     "content_identity",
     "file_identity",
+    "hold_mask",
     "open_model",
     "replaced_by",
     "same_file",

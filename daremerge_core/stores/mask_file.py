@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
-from ..values import Mask, Span, TensorMeta
+from ..values import Mask, Model, Span, TensorMeta
 from . import strict_json
 from .header import is_count
 from .memory import MemoryModel
@@ -19,56 +19,95 @@ from .tensors import check_span
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MASK_METADATA", "MaskFile", "write_mask"]
+__all__ = ["MASK_METADATA", "BitMask", "MaskFile", "PackedMask", "hold_mask", "write_mask"]
 
 MASK_METADATA = "daremerge.mask"
 """The metadata entry that makes a safetensors file a mask: JSON ``{"version": 1, "shapes": {tensor: [sizes]}}``."""
 
 _VERSION = 1
-_STEP = 1 << 22  # elements packed at a time: a multiple of 8
+_STEP = 1 << 18  # elements unpacked at a time: a multiple of 8
 
 
-class MaskFile:
-    """A mask in a safetensors file: packed bits (U8, with their shapes in the metadata) or plain BOOL tensors.
+class PackedMask:
+    """A mask as the model that is stored: for each tensor the bits of its mask, 8 to a byte, as U8 ``[ceil(n / 8)]``.
 
-    Bits are unpacked when asked for, and only those asked for. Raises :class:`~daremerge_core.errors.ModelFileError`
-    when the file is damaged or not a mask.
+    Packs what is read, when it is read. Its metadata say the tensors' own shapes.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = SafetensorsFile(path)
-        self.path = self._file.path
-        packed = _packed_shapes(self.path, self._file.metadata.get(MASK_METADATA))
-        self._metas = {key: self._meta(key, packed) for key in self._file.keys()}
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
+        shapes = {key: shape for key in mask.keys() if (shape := mask.shape(key)) is not None}
+        self._masks = {key: TensorMeta(key, "BOOL", shape) for key, shape in shapes.items()}
+        table = {"version": _VERSION, "shapes": dict(sorted(shapes.items()))}
+        self._metadata = {MASK_METADATA: json.dumps(table, separators=(",", ":"))}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._metadata
+
+    def keys(self) -> Sequence[str]:
+        return tuple(self._masks)
+
+    def meta(self, key: str) -> TensorMeta:
+        return TensorMeta(key, "U8", (_packed_size(self._masks[key]),))
+
+    def elements(self, key: str, span: Span) -> Span:
+        """The elements of a tensor whose bits are the bytes of ``span``."""
+        return Span(8 * span.start, min(8 * span.stop, self._masks[key].numel))
+
+    def read(self, key: str, span: Span | None = None) -> Tensor:
+        """Packed bits, as U8. Raises ``KeyError`` for an unknown key, ``IndexError`` for a span outside it."""
+        import torch
+
+        from .kernels import pack_bits
+
+        meta = self.meta(key)
+        start, stop = self.elements(key, check_span(meta, span or meta.whole))
+        pieces = (Span(at, min(at + _STEP, stop)) for at in range(start, stop, _STEP))
+        packed = [pack_bits(self.mask.read(key, piece)) for piece in pieces]
+        return torch.cat(packed) if packed else torch.empty(0, dtype=torch.uint8)
+
+    def close(self) -> None:
+        self.mask.close()
+
+
+class BitMask:
+    """A mask in a model that holds one: packed bits (U8, with their shapes in the metadata) or plain BOOL tensors.
+
+    Bits are unpacked when asked for, and only those asked for. Raises :class:`~daremerge_core.errors.ModelFileError`,
+    with ``source`` as the place, when the model is not a mask.
+    """
+
+    def __init__(self, model: Model, source: object = "mask") -> None:
+        self._model = model
+        self._source = source
+        packed = _packed_shapes(source, model.metadata.get(MASK_METADATA))
+        self._metas = {key: self._meta(key, packed) for key in model.keys()}
         if missing := packed.keys() - self._metas.keys():
-            raise ModelFileError(f"{self.path}: the mask of tensor {min(missing)!r} is listed but not there.")
+            raise ModelFileError(f"{source}: the mask of tensor {min(missing)!r} is listed but not there.")
 
     def _meta(self, key: str, packed: Mapping[str, tuple[int, ...]]) -> TensorMeta:
-        """What the mask of one tensor looks like unpacked; its dtype is that on disk."""
-        stored = self._file.meta(key)
+        """What the mask of one tensor looks like unpacked; its dtype is that which is stored."""
+        stored = self._model.meta(key)
         if stored.dtype == "BOOL" and key not in packed:
             return stored
         if key not in packed:
             raise ModelFileError(
-                f"{self.path}: tensor {key!r} is {stored.dtype} and has no shape in the metadata: this is not a mask.",
+                f"{self._source}: tensor {key!r} is {stored.dtype} and has no shape in the metadata: "
+                "this is not a mask.",
                 hint="A mask holds BOOL tensors, or packed bits as `daremerge` writes them. Is this a model?",
             )
         meta = TensorMeta(key, stored.dtype, packed[key])
         if stored.dtype != "U8" or stored.shape != (_packed_size(meta),):
             raise ModelFileError(
-                f"{self.path}: the mask of tensor {key!r} is {stored.dtype} of shape {list(stored.shape)}, "
+                f"{self._source}: the mask of tensor {key!r} is {stored.dtype} of shape {list(stored.shape)}, "
                 f"but {meta.numel} packed bits are U8 of shape [{_packed_size(meta)}]."
             )
         return meta
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files this mask is read from."""
-        return self._file.paths
-
-    @property
     def metadata(self) -> Mapping[str, str]:
-        return self._file.metadata
+        return self._model.metadata
 
     def keys(self) -> Sequence[str]:
         return tuple(self._metas)
@@ -84,18 +123,31 @@ class MaskFile:
         from .kernels import unpack_bits
 
         meta = self._metas[key]
-        start, stop = span or meta.whole
-        check_span(meta, Span(start, stop))
+        start, stop = check_span(meta, span or meta.whole)
         if meta.dtype == "BOOL":
-            flat = self._file.read(key, Span(start, stop)).view(torch.uint8) != 0  # any other byte than 0 is true
+            flat = self._model.read(key, Span(start, stop)).view(torch.uint8) != 0  # any other byte than 0 is true
         else:
             first = start // 8
-            packed = self._file.read(key, Span(first, -(-stop // 8)))
+            packed = self._model.read(key, Span(first, -(-stop // 8)))
             flat = unpack_bits(packed, start - 8 * first, stop - 8 * first)
         return flat.view(meta.shape) if span is None else flat
 
     def close(self) -> None:
-        self._file.close()
+        self._model.close()
+
+
+class MaskFile(BitMask):
+    """A mask in a safetensors file. Raises :class:`~daremerge_core.errors.ModelFileError` when it is damaged."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = SafetensorsFile(path)
+        self.path = self._file.path
+        super().__init__(self._file, self.path)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files this mask is read from."""
+        return self._file.paths
 
     def __enter__(self) -> MaskFile:
         return self
@@ -107,6 +159,12 @@ class MaskFile:
         return f"MaskFile({str(self.path)!r})"
 
 
+def hold_mask(mask: Mask) -> BitMask:
+    """A mask computed once and kept in memory, one bit for each element."""
+    packed = PackedMask(mask)
+    return BitMask(MemoryModel({key: packed.read(key) for key in packed.keys()}, packed.metadata))
+
+
 def write_mask(
     path: str | os.PathLike[str],
     mask: Mask | Mapping[str, Tensor],
@@ -116,32 +174,23 @@ def write_mask(
 ) -> Path:
     """Write a mask (or a dict of bool tensors) as packed bits, and return the path of the file.
 
-    Reads a few million elements at a time. Raises :class:`~daremerge_core.errors.OutputError` where it cannot be
-    written; nothing is left there then.
+    Reads some hundred thousand elements at a time. Raises :class:`~daremerge_core.errors.OutputError` where it cannot
+    be written; nothing is left there then.
     """
-    from .kernels import pack_bits
     from .writer import SafetensorsWriter
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    read: Callable[[str, Span], Tensor]
     if isinstance(mask, Mapping):
         model = MemoryModel(mask)
         for meta in map(model.meta, model.keys()):
             if meta.dtype != "BOOL":
                 raise TypeError(f"the mask of tensor {meta.key!r} is {meta.dtype}, not BOOL")
-            shapes[meta.key] = meta.shape
-        read = model.read
-    else:
-        shapes = {key: shape for key in mask.keys() if (shape := mask.shape(key)) is not None}
-        read = mask.read
-    metas = [TensorMeta(key, "BOOL", shape) for key, shape in shapes.items()]
-    packed = [TensorMeta(meta.key, "U8", (_packed_size(meta),)) for meta in metas]
-    described = json.dumps({"version": _VERSION, "shapes": dict(sorted(shapes.items()))}, separators=(",", ":"))
-    with SafetensorsWriter(path, packed, {**(metadata or {}), MASK_METADATA: described}, overwrite=overwrite) as writer:
+        mask = BitMask(model)
+    packed = PackedMask(mask)
+    metas = [packed.meta(key) for key in packed.keys()]
+    with SafetensorsWriter(path, metas, {**(metadata or {}), **packed.metadata}, overwrite=overwrite) as writer:
         for meta in metas:
             for start in range(0, meta.numel, _STEP):
-                bits = read(meta.key, Span(start, min(start + _STEP, meta.numel)))
-                writer.write(meta.key, start // 8, pack_bits(bits))
+                writer.write(meta.key, start, packed.read(meta.key, Span(start, min(start + _STEP, meta.numel))))
         return writer.commit()[0]
 
 
@@ -149,7 +198,7 @@ def _packed_size(meta: TensorMeta) -> int:
     return -(-meta.numel // 8)
 
 
-def _packed_shapes(path: Path, described: str | None) -> dict[str, tuple[int, ...]]:
+def _packed_shapes(path: object, described: str | None) -> dict[str, tuple[int, ...]]:
     if described is None:
         return {}
     try:
@@ -165,7 +214,7 @@ def _packed_shapes(path: Path, described: str | None) -> dict[str, tuple[int, ..
     return {key: _shape(path, key, shape) for key, shape in shapes.items()}
 
 
-def _shape(path: Path, key: str, shape: Any) -> tuple[int, ...]:
+def _shape(path: object, key: str, shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, list) or not all(is_count(size) for size in shape):
         raise ModelFileError(f"{path}: the shape of the mask of tensor {key!r} must be a list of whole numbers from 0.")
     return tuple(shape)

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["check_span", "raw_bytes", "take"]
 
 
-def check_span(meta: TensorMeta, span: Span) -> None:
-    """Raise ``IndexError`` unless ``span`` lies inside the tensor."""
+def check_span(meta: TensorMeta, span: Span) -> Span:
+    """``span``, if it lies inside the tensor. Raises ``IndexError`` where it does not."""
     start, stop = span
     if not 0 <= start <= stop <= meta.numel:
         raise IndexError(f"the span [{start}, {stop}) is outside {meta.key!r}, which has {meta.numel} elements")
+    return span
 
 
 def take(tensor: Tensor, span: Span | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -12,9 +12,10 @@ import pytest
 from ..components import Component, MergeMethod, MultiMergeMethod, ports
 from ..dtypes import FLOATS
 from ..layout import ROLES, Place
-from ..values import Model, Span
+from ..stores import BitMask, MemoryModel, hold_mask
+from ..values import Span
 from ..views import ModelView, view
-from .tiny import tiny_model
+from .tiny import SHAPES, tiny_model
 
 __all__ = [
     "ComponentTests",
@@ -37,11 +38,13 @@ class ComponentTests:
         return self.component(**{**self.port_values(), **options})
 
     def port_values(self) -> dict[str, Any]:
-        """Live values for the required ports: tiny models that differ."""
+        """Live values for the required ports, and for ``base``: tiny models, masks and gradients that differ."""
         values: dict[str, Any] = {}
+        makers: dict[str, Callable[[int], Any]] = {"model": tiny_model, "mask": tiny_mask, "gradient": TinyGradient}
         for index, (name, port) in enumerate(ports(self.component).items()):
-            if port.kind == "model" and (self.component.model_fields[name].is_required() or name == "base"):
-                values[name] = [tiny_model(index), tiny_model(index + 10)] if port.many else tiny_model(index)
+            if self.component.model_fields[name].is_required() or name == "base":
+                make = makers[port.kind]
+                values[name] = [make(index), make(index + 10)] if port.many else make(index)
         return values
 
     # --- the class ---
@@ -88,10 +91,10 @@ class _TensorTests(ComponentTests):
 
         found = self.port_values()
         for name, value in found.items():
-            if isinstance(value, list):
-                found[name] = [_as_dtype(one, getattr(torch, dtype)) for one in value]
-            elif hasattr(value, "meta"):
-                found[name] = _as_dtype(value, getattr(torch, dtype))
+            if ports(self.component)[name].kind == "model":
+                several = value if isinstance(value, list) else [value]
+                models = [_as_dtype(one, getattr(torch, dtype)) for one in several]
+                found[name] = models if isinstance(value, list) else models[0]
         return view(self.component(**{**found, **options}))
 
     def keys(self, value: Any) -> list[str]:
@@ -118,10 +121,10 @@ class _TensorTests(ComponentTests):
     def test_inputs_are_left_alone(self) -> None:
         for options in self.cases:
             value = self.values(options)
-            before = [_bytes(model) for model in _models(value)]
+            before = [_bytes(one) for one in value.children()]
             for key in self.keys(value):
                 value.read(key)
-            assert [_bytes(model) for model in _models(value)] == before, "a verb must never write into its inputs"
+            assert [_bytes(one) for one in value.children()] == before, "a verb must never write into its inputs"
 
     def test_the_same_twice_and_no_global_randomness(self) -> None:
         import torch
@@ -195,14 +198,40 @@ class MergeMethodTests(_TensorTests):
 class ModelEditTests(_TensorTests):
     """The contract of a model edit."""
 
+    def test_ratio_1_is_the_model(self) -> None:
+        for options in self.cases:
+            value = self.values({**options, "ratio": 1.0})
+            for key in value.keys():
+                assert _same(value.read(key), value.anchor.read(key))
+
+    def test_a_mask_of_false_is_the_model(self) -> None:
+        for options in self.cases:
+            value = self.values({**options, "mask": ConstantMask(False)})
+            for key in value.keys():
+                assert _same(value.read(key), value.anchor.read(key))
+
+    def test_a_mask_of_true_changes_nothing(self) -> None:
+        for options in self.cases:
+            masked, plain = self.values({**options, "mask": ConstantMask(True)}), self.values(options)
+            for key in plain.keys():
+                assert _same(masked.read(key), plain.read(key))
+
 
 class MaskerTests(_TensorTests):
-    """The contract of a masker."""
+    """The contract of a masker, and of an editor of masks."""
 
     def check_dtype(self, found: Any, dtype: str) -> None:
         import torch
 
         assert found.dtype == torch.bool
+
+    def test_it_survives_packing(self) -> None:
+        for options in self.cases:
+            value = self.values(options)
+            held = hold_mask(value)
+            assert list(held.keys()) == list(value.keys())
+            for key in value.keys():
+                assert _same(held.read(key), value.read(key))
 
 
 class SparsifierTests(ComponentTests):
@@ -237,21 +266,54 @@ class SparsifierTests(ComponentTests):
 
 
 class GradientFamilyTests(ComponentTests):
-    """The contract of a gradient family: a ratio or None for any place, by whole path segments."""
+    """The contract of a gradient family, and of an editor of gradients: a ratio or None for any place."""
 
     def test_every_place_has_an_answer(self) -> None:
         for options in self.cases:
-            component: Any = self.make(options)
-            value: Any = view(component)
+            value: Any = view(self.make(options))
             for key in value.keys():
                 ratio = value.ratio(key)
                 assert ratio is None or isinstance(ratio, float)
+
+    def test_it_has_a_ratio_somewhere(self) -> None:
+        for options in self.cases:
+            value: Any = view(self.make(options))
+            assert any(value.ratio(key) is not None for key in value.keys())
+
+    def test_an_unknown_tensor_has_none(self) -> None:
+        for options in self.cases:
+            value: Any = view(self.make(options))
+            assert value.ratio("no.such.tensor") is None
 
     def test_roles_are_known(self) -> None:
         value: Any = view(self.make(self.cases[0]))
         for key in value.keys():
             place: Place = value.layout.place(key)
             assert place.role in ROLES
+
+
+def tiny_mask(seed: int = 0) -> BitMask:
+    """A mask of the tiny checkpoint's float tensors, about half of them selected; the same for the same seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return BitMask(MemoryModel({k: torch.rand(shape, generator=generator) < 0.5 for k, shape in SHAPES.items()}))
+
+
+class TinyGradient:
+    """Ratios from 0 to 1 for most of the tiny checkpoint's tensors."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._ratios = {
+            key: ((index * 7 + seed * 3) % 11) / 10 for index, key in enumerate(SHAPES) if index != seed % 4
+        }
+
+    def keys(self) -> Sequence[str]:
+        return list(self._ratios)
+
+    def ratio(self, key: str) -> float | None:
+        ratio = self._ratios.get(key)
+        return None if ratio is None else min(ratio, 1.0)
 
 
 class ConstantMask:
@@ -286,20 +348,15 @@ class _Probe(MergeMethod):
 
 
 def _as_dtype(model: Any, dtype: Any) -> Any:
-    from ..stores.memory import MemoryModel
-
     tensors = {key: model.read(key) for key in model.keys()}
     return MemoryModel({k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}, model.metadata)
 
 
-def _models(value: Any) -> list[Model]:
-    return [value.anchor, *(other.model for other in value.others)]
-
-
-def _bytes(model: Any) -> dict[str, bytes]:
+def _bytes(value: Any) -> dict[str, bytes]:
+    """Every tensor of a model or mask, as bytes."""
     import torch
 
-    return {key: bytes(model.read(key).contiguous().reshape(-1).view(torch.uint8).tolist()) for key in model.keys()}
+    return {key: bytes(value.read(key).contiguous().reshape(-1).view(torch.uint8).tolist()) for key in value.keys()}
 
 
 def _same(one: Any, other: Any) -> bool:
