@@ -163,7 +163,7 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
             if hasattr(one.value, "close"):
                 one.value.close()
         raise
-    kind = (kind_of(graph.steps[wanted.step]) if wanted.step in graph.steps else None) or "model"
+    kind = kind_of(graph.steps[wanted.step]) if wanted.step in graph.steps else "model"
     plan = Plan(graph, inputs, {name: values[name] for name in graph.steps}, result, kind)
     plan.made_with = _versions(graph, catalog)
     plan.warnings = [*_warnings(plan), *(line for lines in catalog.hook.daremerge_planned(plan=plan) for line in lines)]

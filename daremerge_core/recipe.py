@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .catalog import Catalog
-from .components import Component, Port, _Gradient, _Masker, _Selective, ports
+from .components import Component, Port, ports
 from .dtypes import SPELLINGS
 from .errors import CatalogError, RecipeError, nearest
 
@@ -85,7 +85,7 @@ def parse_recipe(data: Any, *, source: str = "recipe") -> Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """A recipe from a YAML or JSON file, or from the metadata of a merged model.
+    """A recipe from a YAML or JSON file, or the one inside a model, mask or gradient that was written.
 
     Raises:
         RecipeError: the file is no recipe, or breaks its rules.
@@ -99,7 +99,10 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
-    return parse_recipe(parse_yaml(text, source=str(path)), source=str(path))
+    data = parse_yaml(text, source=str(path))
+    if isinstance(data, dict) and data.get("daremerge") == "gradient":
+        return parse_recipe((data.get("made_by") or {}).get("recipe"), source=f"the recipe inside {path}")
+    return parse_recipe(data, source=str(path))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -220,13 +223,17 @@ class Graph:
         return {"models": models, "steps": steps, "output": output}
 
 
-def kind_of(component: Component) -> Literal["model", "mask", "gradient"] | None:
-    """What kind of value a step gives."""
-    if isinstance(component, _Selective):
-        return "model"
-    if isinstance(component, _Masker):
-        return "mask"
-    return "gradient" if isinstance(component, _Gradient) else None
+_GIVES: Mapping[str, Literal["model", "mask", "gradient"]] = {
+    "merge": "model",
+    "edit": "model",
+    "mask": "mask",
+    "gradient": "gradient",
+}
+
+
+def kind_of(component: Component | type[Component]) -> Literal["model", "mask", "gradient"]:
+    """What kind of value a step of this component gives."""
+    return _GIVES[component.kind]
 
 
 def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
@@ -238,8 +245,6 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
     components: dict[str, Component] = {}
     for name, raw in recipe.steps.items():
         components[name] = _component(name, raw, catalog)
-        if kind_of(components[name]) is None:
-            raise RecipeError(f"steps.{name}.op: {raw['op']} is not a step: it is used inside one")
     files: dict[str, Literal["model", "mask", "gradient"]] = {}
     edges: dict[str, list[str]] = {name: [] for name in components}
     for name, component in components.items():
@@ -306,6 +311,8 @@ def _component(name: str, raw: Mapping[str, Any], catalog: Catalog) -> Component
         cls = catalog.op(op)
     except CatalogError as error:
         raise RecipeError(f"steps.{name}.op: {error.message}", hint=error.hint) from None
+    if cls.kind not in _GIVES:
+        raise RecipeError(f"steps.{name}.op: {op} is not a step: it is used inside one, or is a command")
     options = {key: value for key, value in raw.items() if key != "op"}
     return make_component(cls, options, catalog, where=f"steps.{name}")
 

@@ -493,7 +493,7 @@ class GradientView:
             return min(max(ratio, 0.0), 1.0)
         raise PlanError(
             f"step {self.label!r}: the ratio of {key!r} is {ratio:g}, outside 0 to 1",
-            hint="Say what is meant: outside: clamp keeps it in the range, outside: allow extrapolates.",
+            hint="Set `outside` to clamp (keep ratios in the range) or allow (let them extrapolate).",
         )
 
     def keys(self) -> Sequence[str]:

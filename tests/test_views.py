@@ -28,7 +28,7 @@ from daremerge_core import MemoryModel, Span, view
 from daremerge_core.decisions import Action
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
-from daremerge_core.testing.layouts import load
+from daremerge_core.testing.layouts import HeaderModel, load
 from daremerge_merge_dare.components import Dare
 
 A, B, BASE = tiny_model(1), tiny_model(2), tiny_model(0)
@@ -107,7 +107,7 @@ def test_masks_select_elements_and_unknown_keys_select_nothing() -> None:
 
 def test_a_mask_of_a_mask_is_lazy_and_inverts() -> None:
     positive = view(Positive(model=A))
-    inverted = view(Invert(model=A, of=positive))
+    inverted = view(Invert(of=positive))
     assert torch.equal(inverted.read(KEY, Span(3, 50)), ~positive.read(KEY, Span(3, 50)))
     merged = view(Negate(model=A, mask=inverted))
     assert torch.equal(merged.read(KEY), A.read(KEY).abs())
@@ -180,41 +180,27 @@ class TestMismatch:
             view(Dare(a=A, b=B, base=MemoryModel(tensors, {})))
 
 
-class HeaderOnly:
-    """A real checkpoint's names, dtypes and shapes, without its weights."""
-
-    metadata: Mapping[str, str] = {}
-
-    def __init__(self, layout: str, **shapes: tuple[int, ...]) -> None:
-        self._metas = load(layout)
-        for ending, shape in shapes.items():
-            (key,) = (key for key in self._metas if key.endswith(ending.replace("__", ".")))
-            self._metas[key] = dataclasses.replace(self._metas[key], shape=shape)
-
-    def keys(self) -> Sequence[str]:
-        return list(self._metas)
-
-    def meta(self, key: str) -> Any:
-        return self._metas[key]
-
-    def read(self, key: str, span: Span | None = None) -> torch.Tensor:
-        raise AssertionError("planning reads headers only")
-
-    def close(self) -> None: ...
+def header_only(layout: str, **shapes: tuple[int, ...]) -> HeaderModel:
+    """A real checkpoint's headers, some shapes changed: ``model__out__weight=(4, 4)``."""
+    metas = load(layout)
+    for ending, shape in shapes.items():
+        (key,) = (key for key in metas if key.endswith(ending.replace("__", ".")))
+        metas[key] = dataclasses.replace(metas[key], shape=shape)
+    return HeaderModel(metas)
 
 
 class TestArchitectures:
     def test_that_differ_are_refused_by_name(self) -> None:
         with pytest.raises(PlanError, match="a is sd15 and b is sdxl"):
-            view(Halfway(a=HeaderOnly("sd15"), b=HeaderOnly("sdxl")))
+            view(Halfway(a=header_only("sd15"), b=header_only("sdxl")))
 
     def test_an_inpainting_model_differs_in_one_tensor_which_is_named(self) -> None:
-        inpainting = HeaderOnly("sd15", model__diffusion_model__input_blocks__0__0__weight=(320, 9, 3, 3))
+        inpainting = header_only("sd15", model__diffusion_model__input_blocks__0__0__weight=(320, 9, 3, 3))
         with pytest.raises(PlanError) as caught:
-            view(Halfway(a=HeaderOnly("sd15"), b=inpainting))
+            view(Halfway(a=header_only("sd15"), b=inpainting))
         for word in ["1 of 1130 tensors do not fit", "input_blocks.0.0.weight", "[320, 4, 3, 3]", "[320, 9, 3, 3]"]:
             assert word in str(caught.value)
-        kept = view(Halfway(a=HeaderOnly("sd15"), b=inpainting, on_mismatch="keep-a"))
+        kept = view(Halfway(a=header_only("sd15"), b=inpainting, on_mismatch="keep-a"))
         assert sum(action is Action.MERGE for action in actions(kept).values()) == len(kept.keys()) - 1
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import click
 from ..catalog import discover
 from ..decisions import detect_layout
 from ..dtypes import nbytes
-from ..recipe import METADATA_KEY
+from ..recipe import METADATA_KEY, read_provenance
 from ..sizes import format_size
-from ..stores import open_model
+from ..stores import BitMask, GradientFile, open_model
+from ..stores.mask_file import MASK_METADATA
 from ..values import Model
-from .show import printable, table
+from .show import printable, show_gradient, show_mask, table
 
 __all__ = ["inspect_command"]
 
@@ -26,10 +29,21 @@ __all__ = ["inspect_command"]
 @click.option("--keys", is_flag=True, help="List every tensor: name, dtype, shape, part, block, role.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect_command(file: Path, keys: bool, as_json: bool) -> None:
-    """Show a model file's architecture, parts, dtypes, counts and metadata. Reads its header only."""
+    """Show what a file holds.
+
+    Of a model: architecture, parts, dtypes, counts and metadata, from its header alone. Of a mask: the share it selects
+    of each part. Of a gradient: the ratios of each block.
+    """
+    if file.suffix == ".json" and not file.name.endswith(".index.json"):
+        _inspect_gradient(file, as_json=as_json)
+        return
     catalog = discover()
     layouts = [spec for group in catalog.hook.daremerge_layouts() for spec in group]
     model = open_model(file, openers=[lambda path: catalog.hook.daremerge_open(path=path)])
+    if MASK_METADATA in model.metadata:
+        with closing(model):
+            _inspect_mask(file, BitMask(model, file), keys=keys, as_json=as_json)
+        return
     try:
         facts = _facts(file, model, layouts, keys=keys)
     finally:
@@ -38,6 +52,42 @@ def inspect_command(file: Path, keys: bool, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         _show(facts)
+
+
+def _inspect_gradient(file: Path, *, as_json: bool) -> None:
+    gradient = GradientFile(file)
+    if as_json:
+        ratios = {key: gradient.ratio(key) for key in gradient.keys()}
+        click.echo(json.dumps({"file": str(file), "made_by": dict(gradient.made_by), "ratios": ratios}, indent=2))
+        return
+    click.echo(f"{printable(str(file))}: a gradient")
+    show_gradient(gradient, indent="  ")
+    _show_making(gradient.made_by)
+
+
+def _inspect_mask(file: Path, mask: BitMask, *, keys: bool, as_json: bool) -> None:
+    if as_json:
+        tensors = {key: {"shape": mask.shape(key), "selected": mask.count(key)} for key in mask.keys()}
+        click.echo(json.dumps({"file": str(file), "tensors": tensors, "metadata": dict(mask.metadata)}, indent=2))
+        return
+    click.echo(f"{printable(str(file))}: a mask")
+    show_mask(mask, indent="  ", keys=keys)
+    if METADATA_KEY in mask.metadata:
+        _show_making(read_provenance(file))
+
+
+def _show_making(made: Mapping[str, Any]) -> None:
+    """The steps of the recipe that made a file, as far as it says."""
+    try:
+        steps = made["recipe"]["steps"].items()
+        rows = [
+            (name, step["op"], {k: v for k, v in step.items() if k != "op" and v is not None}) for name, step in steps
+        ]
+    except (AttributeError, KeyError, TypeError):
+        return
+    for name, op, given in rows:
+        options = ", ".join(f"{key}={value}" for key, value in given.items())
+        click.echo(printable(f"made by {name}: {op} ({options})"))
 
 
 def _facts(file: Path, model: Model, layouts: list[Any], *, keys: bool) -> dict[str, Any]:

@@ -18,10 +18,13 @@ from ..version import __version__
 __all__ = ["Lazy", "main", "make_cli"]
 
 COMMANDS = {
-    "merge": ("merge", "Merge models: one subcommand for each installed method."),
-    "run": ("run", "Run a recipe, or the recipe inside a merged file."),
+    "merge": ("step", "Merge models: one subcommand for each installed method."),
+    "edit": ("step", "Change one model: normalise, add noise, clamp, rescale."),
+    "mask": ("step", "Make a mask: which parameters may change."),
+    "gradient": ("step", "Make a layer gradient: how strongly each layer mixes."),
+    "run": ("run", "Run a recipe, or the recipe inside an output."),
     "plan": ("run", "Check a recipe and show what it would do."),
-    "inspect": ("inspect", "Show what a model file holds."),
+    "inspect": ("inspect", "Show what a model, mask or gradient file holds."),
     "methods": ("catalog", "List the installed components."),
     "plugins": ("catalog", "List plugins, and what failed to load and why."),
     "demo": ("demo", "Train, fine-tune and merge small networks; a minute."),

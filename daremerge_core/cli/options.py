@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 else:  # generic since click 8.2 only
     ParamType = click.ParamType
 
-__all__ = ["ParamType", "YamlValue", "component_parameters", "flag", "given_options"]
+__all__ = ["ParamType", "YamlValue", "component_parameters", "flag", "given_options", "is_argument"]
 
-OPTION_PORTS = frozenset({"base", "mask", "gradient"})
-"""Ports that are options on the command line; the others are arguments."""
+
+def is_argument(cls: type[Component], field: str) -> bool:
+    """Whether a field is an argument: a port that must be given. The base model is an option all the same."""
+    return field in ports(cls) and field != "base" and cls.model_fields[field].is_required()
 
 
 class YamlValue(ParamType):
@@ -57,9 +59,31 @@ class CommaList(ParamType):
         return words
 
 
-def flag(field: str) -> str:
-    """``drop_rate`` → ``--drop-rate``."""
-    return "--" + field.replace("_", "-")
+class KeyNumber(ParamType):
+    """``input_blocks.1=0.5``: a key and its number, parted by the last ``=``."""
+
+    name = "key=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        key, _, number = (part.strip() for part in value.rpartition("="))
+        try:
+            return (key or self.fail(f"{value!r} lacks a key", param, ctx)), float(number)
+        except ValueError:
+            return self.fail(f"{value!r} is not KEY=NUMBER, such as input_blocks.1=0.5", param, ctx)
+
+
+def flag(field: str, info: FieldInfo | None = None) -> str:
+    """``drop_rate`` → ``--drop-rate``; a mapping is given key by key, so ``blocks`` → ``--block``."""
+    word = field.removesuffix("s") if info is not None and _is_table(info) else field
+    return "--" + word.replace("_", "-")
+
+
+def _is_table(info: FieldInfo) -> bool:
+    """Whether a field is a mapping of names to numbers."""
+    annotation = _plain(info.annotation)
+    return get_origin(annotation) is dict and get_args(annotation)[1] is float
 
 
 def component_parameters(cls: type[Component]) -> list[click.Parameter]:
@@ -71,11 +95,9 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
     # What is a method's own comes first, then the ratio, then where it applies.
     for name in sorted(cls.model_fields, key=lambda name: (name in inherited) + (name in inherited - {"ratio"})):
         info = cls.model_fields[name]
-        if name in found and name not in OPTION_PORTS:
-            required = info.is_required()
-            arguments.append(
-                click.Argument([name], required=required, nargs=-1 if found[name].many else 1, metavar=name.upper())
-            )
+        if is_argument(cls, name):
+            nargs = -1 if found[name].many else 1
+            arguments.append(click.Argument([name], nargs=nargs, required=True, metavar=name.upper()))
         else:
             options.append(_option(cls, name, info))
     arguments.sort(key=lambda argument: list(cls.model_fields).index(argument.name or ""))
@@ -98,14 +120,25 @@ def given_options(ctx: click.Context, cls: type[Component]) -> dict[str, Any]:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT and not info.is_required():
             continue
         value = ctx.params[name]
+        if _is_table(info):
+            value = _table(ctx, flag(info.alias or name, info), value)
         given[info.alias or name] = list(value) if isinstance(value, tuple) else value
     return given
+
+
+def _table(ctx: click.Context, word: str, pairs: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    table: dict[str, float] = {}
+    for key, number in pairs:
+        if key in table:
+            raise click.UsageError(f"{word} {key} is given twice", ctx)
+        table[key] = number
+    return table
 
 
 def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     default = None if info.default is PydanticUndefined else info.default
     help_text = info.description or ""
-    word = flag(info.alias or name)
+    word = flag(info.alias or name, info)
     settings: dict[str, Any] = {"help": help_text, "required": info.is_required()}
     annotation = _plain(info.annotation)
     if default is not None:  # shown only: what the user did not type is left to the component
@@ -113,7 +146,7 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     if annotation is bool:
         return click.Option([f"{word}/--no-{word[2:]}", name], **settings)
     if name in ports(cls):
-        return click.Option([word, name], type=str, metavar="FILE", **settings)
+        return click.Option([word, name], type=str, metavar="FILE", multiple=ports(cls)[name].many, **settings)
     if name in nested(cls):
         return click.Option([word, name], type=YamlValue(), metavar="NAME", **settings)
     if get_origin(annotation) is list:
@@ -122,6 +155,10 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
             choices = tuple(str(one) for one in get_args(inner))
             return click.Option([word, name], type=CommaList(choices), metavar="LIST", **settings)
         return click.Option([word, name], type=_scalar(inner, info), multiple=True, **settings)
+    if _is_table(info):
+        return click.Option(
+            [word, name], type=KeyNumber(), metavar="KEY=NUMBER", multiple=True, help=f"{help_text}  [repeatable]"
+        )
     if get_origin(annotation) is dict:
         return click.Option([word, name], type=YamlValue(), metavar="{KEY: VALUE}", **settings)
     return click.Option([word, name], type=_scalar(annotation, info), **settings)

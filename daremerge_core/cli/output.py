@@ -40,21 +40,28 @@ class Size(ParamType):
             self.fail(str(error), param, ctx)
 
 
-def output_parameters() -> list[click.Parameter]:
-    """Where the result goes and how the run may use the machine; the same for every command that merges."""
-    return [
-        click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write."),
-        click.Option(["--dtype"], type=click.Choice(_DTYPES), help="Storage dtype of float tensors.  [default: keep]"),
-        click.Option(["--shard-size"], metavar="SIZE", help="Write a folder of shards of at most SIZE, e.g. 5GB."),
-        click.Option(["--device"], default="auto", show_default=True, help="auto, cpu, cuda, mps, …"),
-        click.Option(
-            ["--threads"], type=click.IntRange(min=0), default=0, help="Worker threads.  [default: one a core]"
-        ),
-        click.Option(["--memory"], type=Size(), default="1GiB", show_default=True, help="Memory for the work."),
-        click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
-        click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
-        click.Option(["--quiet", "-q"], is_flag=True, help="No progress."),
-    ]
+_OUTPUT = click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write.")
+_MODEL = [
+    click.Option(["--dtype"], type=click.Choice(_DTYPES), help="Storage dtype of float tensors.  [default: keep]"),
+    click.Option(["--shard-size"], metavar="SIZE", help="Write a folder of shards of at most SIZE, e.g. 5GB."),
+]
+_MACHINE = [
+    click.Option(["--device"], default="auto", show_default=True, help="auto, cpu, cuda, mps, …"),
+    click.Option(["--threads"], type=click.IntRange(min=0), default=0, help="Worker threads.  [default: one a core]"),
+    click.Option(["--memory"], type=Size(), default="1GiB", show_default=True, help="Memory for the work."),
+]
+_RUN = [
+    click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
+    click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
+]
+_QUIET = click.Option(["--quiet", "-q"], is_flag=True, help="No progress.")
+
+
+def output_parameters(kind: str = "merge") -> list[click.Parameter]:
+    """Where the result of a component of this kind goes, and how the run may use the machine."""
+    if kind == "gradient":
+        return [_OUTPUT, *_RUN]
+    return [_OUTPUT, *([] if kind == "mask" else _MODEL), *_MACHINE, *_RUN, _QUIET]
 
 
 def settings_from(params: dict[str, Any]) -> Settings:
@@ -74,7 +81,9 @@ def perform(
     """Plan a recipe, then show the plan (``--dry-run``) or run it and show what was done."""
     catalog = discover()
     if target is None and not params["dry_run"]:
-        raise click.UsageError("Say where to write: -o OUT.safetensors")
+        step = recipe.steps.get(recipe.output.step, {})
+        suffix = "json" if str(step.get("op")).startswith("gradient.") else "safetensors"
+        raise click.UsageError(f"Say where to write: -o OUT.{suffix}")
     with plan_recipe(recipe, catalog=catalog, folders=folders, output=target) as plan:
         for warning in plan.warnings:
             click.echo(f"warning: {printable(warning)}", err=True)
@@ -82,17 +91,20 @@ def perform(
             show_plan(plan)
             return
         assert target is not None
-        from .progress import make_progress
+        if plan.kind == "gradient":
+            summary = run_plan(plan, target, catalog=catalog, overwrite=params["overwrite"])
+        else:
+            from .progress import make_progress
 
-        summary = run_plan(
-            plan,
-            target,
-            catalog=catalog,
-            overwrite=params["overwrite"],
-            settings=settings_from(params),
-            progress=make_progress(sys.stderr, quiet=params["quiet"]),
-            expected=expected,
-        )
+            summary = run_plan(
+                plan,
+                target,
+                catalog=catalog,
+                overwrite=params["overwrite"],
+                settings=settings_from(params),
+                progress=make_progress(sys.stderr, quiet=params["quiet"]),
+                expected=expected,
+            )
         show_summary(plan, summary, target)
         for path, digest in summary.sha256.items():
             click.echo(f"sha256 {digest}  {as_typed(path, target)}")

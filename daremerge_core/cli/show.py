@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ..layout import detect
 from ..sizes import format_size
+from ..stores import BitMask, MaskFile
+from ..values import Gradient, TensorMeta
 
 if TYPE_CHECKING:
     from ..engine import Summary
     from ..plan import Plan
 
-__all__ = ["as_typed", "printable", "show_plan", "show_summary", "table"]
+__all__ = ["as_typed", "printable", "show_gradient", "show_mask", "show_plan", "show_summary", "table"]
 
 
 def printable(text: str) -> str:
@@ -53,10 +58,58 @@ def show_plan(plan: Plan) -> None:
     for name, step in plan.graph.steps.items():
         options = ", ".join(f"{key}={value}" for key, value in step.options().items())
         click.echo(f"  {printable(name)}: {step.kind}.{step.name}" + (f" ({printable(options)})" if options else ""))
-    merged, copied, skipped = plan.counts()
     click.echo("output")
+    if plan.kind == "gradient":
+        click.echo(f"  {_layers(plan)} have a ratio")
+        show_gradient(plan.value, indent="  ")
+        return
+    if plan.kind == "mask":
+        elements = sum(math.prod(plan.value.shape(key)) for key in plan.value.keys())
+        size = format_size(plan.bytes_out)
+        click.echo(f"  a mask of {len(plan.tensors)} tensors, {elements:,} elements, {size}")
+        return
+    merged, copied, skipped = plan.counts()
     click.echo(f"  {len(plan.tensors)} tensors, {format_size(plan.bytes_out)}; {merged} merged")
     _show_rest(plan, copied, skipped)
+
+
+def _layers(plan: Plan) -> str:
+    ratios = [plan.value.ratio(key) for key in plan.value.keys()]
+    return f"{sum(ratio is not None for ratio in ratios)} of {len(ratios)} tensors"
+
+
+def show_gradient(gradient: Gradient, *, indent: str = "") -> None:
+    """The ratios of each block, as a table."""
+    keys = list(gradient.keys())
+    layout = getattr(gradient, "layout", None) or detect({key: TensorMeta(key, "F32", ()) for key in keys})
+    blocks: dict[tuple[str, str], list[float | None]] = {}
+    for key in keys:
+        place = layout.place(key)
+        blocks.setdefault((place.part, place.block or "-"), []).append(gradient.ratio(key))
+    rows = [("part", "block", "tensors", "ratio")]
+    for (part, block), found in blocks.items():
+        ratios = sorted({ratio for ratio in found if ratio is not None})
+        words = f"{ratios[0]:g}" if len(ratios) == 1 else f"{ratios[0]:g} to {ratios[-1]:g}" if ratios else "A as it is"
+        without = f" ({found.count(None)} without)" if ratios and None in found else ""
+        rows.append((part, block, str(len(found)), words + without))
+    click.echo(table(rows, indent=indent))
+
+
+def show_mask(mask: BitMask, *, indent: str = "", keys: bool = False) -> None:
+    """How much of each part (or with ``keys`` of each tensor) a mask selects, as a table."""
+    shapes = {key: shape for key in mask.keys() if (shape := mask.shape(key)) is not None}
+    layout = detect({key: TensorMeta(key, "BOOL", shape) for key, shape in shapes.items()})
+    counts: dict[str, list[int]] = {}
+    for key, shape in shapes.items():
+        row = counts.setdefault(key if keys else layout.place(key).part, [0, 0, 0])
+        for index, number in enumerate((1, math.prod(shape), mask.count(key))):
+            row[index] += number
+    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0, 0]
+    rows = [("tensor" if keys else "part", "tensors", "elements", "selected", "share")]
+    for name, (tensors, elements, chosen) in counts.items():
+        share = f"{100 * chosen / elements:.2f} %" if elements else "-"
+        rows.append((name, str(tensors), f"{elements:,}", f"{chosen:,}", share))
+    click.echo(table(rows, indent=indent))
 
 
 def as_typed(path: Path, target: Path) -> str:
@@ -68,6 +121,15 @@ def as_typed(path: Path, target: Path) -> str:
 
 def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
     """What was merged, copied and left out, and why."""
+    if plan.kind == "gradient":
+        click.echo(f"wrote {printable(str(target))}: {_layers(plan)} have a ratio")
+        return
+    if plan.kind == "mask":
+        size = format_size(summary.bytes_out)
+        click.echo(f"wrote {printable(str(target))}: {size} in {summary.seconds:.1f} s")
+        with closing(MaskFile(target)) as mask:
+            show_mask(mask, indent="  ")
+        return
     total = summary.merged + sum(summary.copied.values())
     rate = summary.bytes_out / max(summary.seconds, 1e-9)
     click.echo(

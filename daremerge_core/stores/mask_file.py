@@ -132,6 +132,15 @@ class BitMask:
             flat = unpack_bits(packed, start - 8 * first, stop - 8 * first)
         return flat.view(meta.shape) if span is None else flat
 
+    def count(self, key: str) -> int:
+        """How many elements of a tensor are selected. Raises ``KeyError`` for an unknown key."""
+        from .kernels import count_bits
+
+        meta = self._metas[key]
+        if meta.dtype == "BOOL":
+            return int(self.read(key).sum())
+        return count_bits(self._model.read(key), meta.numel)
+
     def close(self) -> None:
         self._model.close()
 

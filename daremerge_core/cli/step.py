@@ -1,0 +1,141 @@
+"""``daremerge merge NAME``, ``edit``, ``mask``, ``gradient``: a subcommand for every installed component, made from its
+fields. Each builds the one-step recipe that a user could have written, and runs it."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..catalog import discover
+from ..components import Component, ports
+from ..errors import CatalogError, RecipeError
+from ..recipe import parse_recipe
+from .options import component_parameters, flag, given_options, is_argument
+from .output import output_parameters, perform
+
+__all__ = ["edit_command", "gradient_command", "mask_command", "merge_command"]
+
+STEP = {"merge": "merged", "edit": "edited", "mask": "mask", "gradient": "gradient"}
+"""The name of the one step, by kind."""
+
+
+class Components(click.Group):
+    """One command for each installed component of a kind, which is the group's name."""
+
+    @property
+    def kind(self) -> str:
+        assert self.name
+        return self.name
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return discover().names(self.kind)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        try:
+            cls = discover().get(self.kind, cmd_name)
+        except CatalogError as error:
+            raise click.UsageError(str(error), ctx) from None
+        return _command(cls)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(cls.name, cls.summary()) for cls in discover().all(self.kind)]
+        with formatter.section("Names"):
+            formatter.write_dl(rows or [("(none)", f"install one: pip install {_SHIPPED_BY[self.kind]}")])
+
+
+_SHIPPED_BY = {
+    "merge": "daremerge-merge-basic",
+    "edit": "daremerge-edits",
+    "mask": "daremerge-masks",
+    "gradient": "daremerge-gradients",
+}
+
+
+@click.group(name="merge", cls=Components)
+def merge_command() -> None:
+    """Merge models. A ratio of 1 keeps A, 0 takes B.
+
+    \b
+    daremerge merge lerp A.safetensors B.safetensors --ratio 0.5 -o OUT.safetensors
+    daremerge merge dare A.safetensors B.safetensors --base BASE.safetensors -o OUT.safetensors
+    """
+
+
+@click.group(name="edit", cls=Components)
+def edit_command() -> None:
+    """Change one model. A ratio of 1 keeps it as it is, 0 takes the whole edit.
+
+    \b
+    daremerge edit normalize A.safetensors B.safetensors -o OUT.safetensors
+    daremerge edit noise A.safetensors --std 0.01 --seed 7 -o OUT.safetensors
+    """
+
+
+@click.group(name="mask", cls=Components)
+def mask_command() -> None:
+    """Make a mask: which parameters a merge or an edit may change (--mask FILE).
+
+    \b
+    daremerge mask magnitude A.safetensors --base BASE.safetensors --threshold 0.8 -o MASK.safetensors
+    daremerge mask union ONE.safetensors OTHER.safetensors -o MASK.safetensors
+    """
+
+
+@click.group(name="gradient", cls=Components)
+def gradient_command() -> None:
+    """Make a layer gradient: how strongly each layer mixes (--gradient FILE). 1 keeps A, 0 takes B.
+
+    \b
+    daremerge gradient mbw A.safetensors --block input_blocks.1=0 --rest 0.5 -o GRADIENT.json
+    daremerge gradient depth A.safetensors --point 0=1 --point 1=0.2 -o GRADIENT.json
+    """
+
+
+def _command(cls: type[Component]) -> click.Command:
+    doc = (cls.__doc__ or "").strip().replace("``", "")
+    return click.Command(
+        cls.name,
+        params=[*component_parameters(cls), *output_parameters(cls.kind)],
+        callback=click.pass_context(partial(_run_step, cls)),
+        help="\n\n".join(" ".join(part.split()) for part in doc.split("\n\n")),
+        short_help=cls.summary(),
+    )
+
+
+def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> None:
+    options = given_options(ctx, cls)
+    models: dict[str, str] = {}
+    for name, port in ports(cls).items():
+        if port.kind != "model" or name not in options:
+            continue
+        if port.many:
+            names = [f"{name}_{index}" for index in range(1, len(options[name]) + 1)]
+            models |= dict(zip(names, options[name], strict=True))
+            options[name] = names
+        else:
+            models[name] = options[name]
+            options[name] = name
+    step = STEP[cls.kind]
+    output = {"step": step} | {field: params[field] for field in ("dtype", "shard_size") if params.get(field)}
+    data = {"models": models, "steps": {step: {"op": f"{cls.kind}.{cls.name}", **options}}, "output": output}
+    try:
+        perform(parse_recipe(data), params, folders=[Path()], target=params["output"])
+    except RecipeError as error:
+        raise RecipeError(_as_flags(error.message, cls), hint=error.hint) from None
+
+
+def _as_flags(message: str, cls: type[Component]) -> str:
+    """``steps.merged.drop_rate: …`` → ``--drop-rate: …``: the words this user typed."""
+
+    def word(match: re.Match[str]) -> str:
+        field = match.group(1)
+        if field not in cls.model_fields:
+            return flag(field)
+        info = cls.model_fields[field]
+        return field.upper() if is_argument(cls, field) else flag(info.alias or field, info)
+
+    return re.sub(rf"steps\.{STEP[cls.kind]}\.(\w+)", word, message)
