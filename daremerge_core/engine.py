@@ -26,7 +26,7 @@ from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
 from .values import Model, Span, TensorMeta
-from .views import blocks_of, measures, needs_whole, working_bytes
+from .views import TensorView, blocks_of, measures, needs_whole, working_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +150,13 @@ def execute(
     try:
         with sink, freed_memory_kept():
             pool = _Pool(threads, settings.memory, cancel)
-            progress.start(plan.bytes_in + plan.bytes_out, f"writing the {plan.kind}")
+            prepared = [value for value in plan.views.values() if isinstance(value, TensorView)]
+            measured = sum(
+                nbytes(value.anchor.meta(key).dtype, value.anchor.meta(key).numel)
+                for value in prepared
+                for key in value.to_prepare()
+            )
+            progress.start(plan.bytes_in + measured + plan.bytes_out * _weight(plan), f"making the {plan.kind}")
             identities = _identities(plan, pool, progress, beside=partial(resolve_device, settings.device))
             if expected:
                 check_identities(plan, identities, expected)
@@ -160,9 +166,8 @@ def execute(
                 if hasattr(value, "device"):
                     value.device = device
             with one_thread_per_op():
-                for value in plan.views.values():
-                    if hasattr(value, "prepare"):
-                        value.prepare(pool.run_in_order)
+                for value in prepared:
+                    value.prepare(pool.run_in_order, advance=progress.advance)
                 tasks = _tasks(plan, settings, threads)
                 lock = threading.Lock()
 
@@ -273,8 +278,13 @@ def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progres
             if values.is_floating_point():
                 bad += count_nonfinite(values)
             sink.write(task.meta.key, span.start, values)
-            progress.advance(nbytes(task.meta.dtype, span.numel))
+            progress.advance(nbytes(task.meta.dtype, span.numel) * _weight(plan))
     return bad
+
+
+def _weight(plan: Plan) -> int:
+    """Progress for a byte written. A byte of a mask is 8 elements: as much work as 16 bytes of a model in fp16."""
+    return 16 if plan.kind == "mask" else 1
 
 
 @contextmanager

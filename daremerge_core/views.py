@@ -89,7 +89,7 @@ def view(
     raise TypeError(f"{component.kind}.{component.name} is not a step: it is used inside one")
 
 
-class _TensorView:
+class TensorView:
     """What views that compute tensors share: sites, measuring passes, the contract with the component."""
 
     def __init__(self, component: TensorComponent, label: str, layouts: Sequence[LayoutSpec]) -> None:
@@ -254,25 +254,43 @@ class _TensorView:
 
         return _add_up(shares())
 
-    def _measure_job(self, done: Mapping[str, tuple[Tensor, ...]], job: tuple[str, str]) -> Tensor:
+    def _measure_job(
+        self, done: Mapping[str, tuple[Tensor, ...]], advance: Callable[[int], None], job: tuple[str, str]
+    ) -> Tensor:
         name, key = job
-        return self._measure(key, done[name])
+        share = self._measure(key, done[name])
+        meta = self.anchor.meta(key)
+        advance(nbytes(meta.dtype, meta.numel))
+        return share
 
     def _conclude(self, key: str, total: Tensor, done: tuple[Tensor, ...]) -> Tensor:
         with self._blame(key):
             return self.component.conclude(total, done)
 
-    def prepare(self, run_in_order: InOrder) -> None:
-        """Take every measurement that covers more than one tensor, in parallel."""
-        groups = {name: keys for name, keys in self.groups().items() if len(keys) > 1} if self._passes else {}
-        jobs = [(name, key) for name, keys in groups.items() for key in keys if name not in self._measured]
+    def to_prepare(self) -> list[str]:
+        """The tensors that :meth:`prepare` reads, each as often as there are passes."""
+        return [key for _ in range(self._passes) for _, key in self._shared()]
+
+    def _shared(self) -> list[tuple[str, str]]:
+        """(group, tensor) for the tensors that are measured together with others, and were not yet."""
+        groups = self.groups() if self._passes else {}
+        return [
+            (name, key) for name, keys in groups.items() if len(keys) > 1 and name not in self._measured for key in keys
+        ]
+
+    def prepare(self, run_in_order: InOrder, *, advance: Callable[[int], None] = lambda count: None) -> None:
+        """Take every measurement that covers more than one tensor, in parallel.
+
+        Args:
+            advance: told the bytes of the anchor's tensor each time one is done.
+        """
+        jobs = self._shared()
         done: dict[str, tuple[Tensor, ...]] = {name: () for name, _ in jobs}
+        first = dict(reversed(jobs))
         for _ in range(self._passes if jobs else 0):
             totals: dict[str, Tensor] = {}
-            run_in_order(partial(self._measure_job, done), jobs, partial(_add_to, totals))
-            done = {
-                name: (*before, self._conclude(groups[name][0], totals[name], before)) for name, before in done.items()
-            }
+            run_in_order(partial(self._measure_job, done, advance), jobs, partial(_add_to, totals))
+            done = {name: (*before, self._conclude(first[name], totals[name], before)) for name, before in done.items()}
         self._measured |= done
 
     def working_bytes(self, key: str, numel: int) -> int:
@@ -285,7 +303,7 @@ class _TensorView:
         """Views own no file; the models below them are closed by whoever opened them."""
 
 
-class ModelView(_TensorView):
+class ModelView(TensorView):
     """A merge or an edit as a :class:`~daremerge_core.values.Model`."""
 
     component: _Selective
@@ -392,7 +410,7 @@ class CastView:
         """The model below is closed by whoever opened it."""
 
 
-class MaskView(_TensorView):
+class MaskView(TensorView):
     """A masker as a :class:`~daremerge_core.values.Mask`; it knows the tensors that all its models share."""
 
     component: _Masker
@@ -570,20 +588,20 @@ def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device
 def needs_whole(value: Any, key: str) -> bool:
     """Whether reading ``key`` by spans would repeat whole-tensor work."""
     value = _source(value)
-    return isinstance(value, _TensorView) and _knows(value, key) and value.needs_whole(key)
+    return isinstance(value, TensorView) and _knows(value, key) and value.needs_whole(key)
 
 
 def measures(value: Any, key: str) -> bool:
     """Whether reading ``key`` starts with a pass over the whole tensor."""
     value = _source(value)
-    return isinstance(value, _TensorView) and _knows(value, key) and value.measures(key)
+    return isinstance(value, TensorView) and _knows(value, key) and value.measures(key)
 
 
 def working_bytes(value: Any, key: str, numel: int) -> int:
     """Rough bytes of scratch that reading ``numel`` elements of ``key`` takes."""
     if isinstance(value, PackedMask):
         return numel + working_bytes(value.mask, key, 8 * numel)
-    if isinstance(value, _TensorView) and _knows(value, key):
+    if isinstance(value, TensorView) and _knows(value, key):
         return value.working_bytes(key, numel)
     try:
         return nbytes(value.meta(key).dtype, numel)
