@@ -21,16 +21,47 @@ class Job:
     inputs: tuple[str, ...]
     """Which of ``base``, ``a`` and ``b`` it reads; its floor reads the same."""
     command: tuple[str, ...]
-    """Words, in which ``{base}``, ``{a}``, ``{b}``, ``{out}``, ``{threads}`` and ``{memory}`` are filled in."""
+    """Words, in which ``{base}``, ``{a}``, ``{b}``, ``{out}``, ``{threads}`` and ``{memory}`` are filled in; so are
+    ``{mask}`` and ``{gradient}``, for what the commands before it made."""
+    before: tuple[tuple[str, ...], ...] = ()
+    """Commands that make what it needs, once and unmeasured."""
 
     def argv(self, files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
-        values = {"base": files.base, "a": files.a, "b": files.b, "out": out, "threads": threads, "memory": memory}
-        return [word.format(**values) for word in self.command]
+        return _filled(self.command, files, out, threads=threads, memory=memory)
 
+    def preparations(self, files: Checkpoints, out: Path) -> list[list[str]]:
+        return [_filled(command, files, out, threads=0, memory="1GiB") for command in self.before]
+
+
+def _filled(command: Sequence[str], files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
+    """``{mask}`` and ``{gradient}`` lie beside the output."""
+    made = {"mask": out.with_name("mask.safetensors"), "gradient": out.with_name("gradient.json")}
+    values = {"base": files.base, "a": files.a, "b": files.b, "out": out, "threads": threads, "memory": memory}
+    return [word.format(**values, **made) for word in command]
+
+
+MAGNITUDE = ("mask", "magnitude", "{a}", "--base", "{base}", "--threshold", "0.8")
+DEPTH = ("gradient", "depth", "{a}", "--point", "0=0.9", "--point", "1=0.1", "--rest", "0.5")
+WORKFLOW = str(Path(__file__).parent.parent / "examples" / "protect-and-merge.yaml")
+MODELS = ("--set", "models.a={a}", "--set", "models.b={b}", "--set", "models.base={base}")
 
 JOBS: tuple[Job, ...] = (
     Job("lerp", ("a", "b"), (*DAREMERGE, "merge", "lerp", "{a}", "{b}", "--ratio", "0.5", *RUN)),
     Job("dare", ("base", "a", "b"), (*DAREMERGE, "merge", "dare", "{a}", "{b}", "--base", "{base}", *RUN)),
+    Job("magnitude-mask", ("base", "a"), (*DAREMERGE, *MAGNITUDE, *RUN)),
+    Job(
+        "masked-dare",
+        ("base", "a", "b"),
+        (
+            *(*DAREMERGE, "merge", "dare", "{a}", "{b}", "--base", "{base}"),
+            *("--mask", "{mask}", "--gradient", "{gradient}", *RUN),
+        ),
+        before=(
+            (*DAREMERGE, *MAGNITUDE, "-o", "{mask}", "--overwrite", "--quiet"),
+            (*DAREMERGE, *DEPTH, "-o", "{gradient}", "--overwrite"),
+        ),
+    ),
+    Job("workflow", ("base", "a", "b"), (*DAREMERGE, "run", WORKFLOW, *MODELS, *RUN)),
 )
 
 STARTUP: dict[str, Sequence[str]] = {

@@ -65,6 +65,8 @@ def bench(
         read = sum(files[name].stat().st_size for name in job.inputs)
         results.append(Result(job, read + files[job.inputs[0]].stat().st_size, [], []))
     first = -1 if warm_up else 0
+    for job in jobs:
+        _prepare(job, files, out)
     for number in range(first, rounds):
         for result in results:
             least = _timed(floor(result.job, files, out), out)
@@ -75,6 +77,11 @@ def bench(
                 result.runs.append(run)
                 result.floors.append(least)
     return results
+
+
+def _prepare(job: Job, files: Checkpoints, out: Path) -> None:
+    for command in job.preparations(files, out):
+        measure(command)
 
 
 def _timed(command: Sequence[str], out: Path) -> Measurement:
@@ -160,6 +167,7 @@ def check(jobs: Sequence[Job], files: Checkpoints, scratch: Path, variants: Sequ
     """Run every job every way. All write to the same path in turn, so that nothing but the way differs."""
     found: list[Check] = []
     for job in jobs:
+        _prepare(job, files, scratch / "merged.safetensors")
         expected = ""
         for variant in variants:
             one = _checked(job, variant, files, scratch / "merged.safetensors", expected)

@@ -20,31 +20,33 @@ from .components import KINDS, Component
 from .errors import CatalogError, nearest
 from .hooks import PROJECT, Hooks
 
-__all__ = ["API_VERSION", "FIRST_PARTY", "Catalog", "Plugin", "discover"]
+__all__ = ["API_VERSION", "SHIPPED", "Catalog", "Plugin", "discover", "shipped_by"]
 
 API_VERSION = 1
 """The version of what :mod:`daremerge_core` offers plugins. A plugin may set ``DAREMERGE_API = 1`` to say what it
 was written for; one written for a newer version is refused by name."""
 
-FIRST_PARTY: dict[str, dict[str, str]] = {
-    "merge": {
-        "add-difference": "daremerge-merge-basic",
-        "bislerp": "daremerge-merge-basic",
-        "colorize": "daremerge-merge-basic",
-        "cosine": "daremerge-merge-basic",
-        "cubic": "daremerge-merge-basic",
-        "cyclic": "daremerge-merge-basic",
-        "dare": "daremerge-merge-dare",
-        "gradient": "daremerge-merge-basic",
-        "hslerp": "daremerge-merge-basic",
-        "lerp": "daremerge-merge-basic",
-        "scaled-add": "daremerge-merge-basic",
-        "slerp": "daremerge-merge-basic",
-        "slice": "daremerge-merge-basic",
+SHIPPED: dict[str, dict[str, str]] = {
+    "daremerge-edits": {"edit": "clamp noise normalize rescale"},
+    "daremerge-gradients": {
+        "gradient": "add attention block depth divide edit max mbw mean min multiply parts pattern shell subtract"
     },
-    "sparsify": {"dare": "daremerge-merge-dare"},
+    "daremerge-masks": {
+        "mask": "difference edit false gaussian intersect invert magnitude overlap partition pattern random "
+        "sign-agreement true union xor"
+    },
+    "daremerge-merge-basic": {
+        "merge": "add-difference bislerp colorize cosine cubic cyclic gradient hslerp lerp scaled-add slerp slice"
+    },
+    "daremerge-merge-dare": {"merge": "dare", "sparsify": "dare"},
 }
-"""Which distribution of the project ships a component: what to install when a recipe names a missing one."""
+"""Which distribution of the project ships what: what to install when a recipe names a missing component."""
+
+
+def shipped_by(kind: str, name: str | None = None) -> list[str]:
+    """The project's distributions that ship a component of this kind, or the one that ships this component."""
+    found = ((home, names[kind].split()) for home, names in SHIPPED.items() if kind in names)
+    return [home for home, names in found if name is None or name in names]
 
 
 @dataclass
@@ -141,11 +143,8 @@ class Catalog:
         normal = name.replace("_", "-")
         if normal in table:
             return table[normal][0]
-        shipped_by = FIRST_PARTY.get(kind, {}).get(normal)
-        if shipped_by:
-            raise CatalogError(
-                f"{kind}.{normal} is not installed", hint=f"It comes with {shipped_by}: pip install {shipped_by}"
-            )
+        for home in shipped_by(kind, normal):
+            raise CatalogError(f"{kind}.{normal} is not installed", hint=f"It comes with {home}: pip install {home}")
         known = ", ".join(sorted(table)) or "none"
         raise CatalogError(f"there is no {kind} called {name!r}.{nearest(normal, table)}", hint=f"Installed: {known}")
 

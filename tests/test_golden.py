@@ -19,7 +19,22 @@ from daremerge_core.components import KINDS
 from daremerge_core.recipe import Recipe
 
 GOLDEN = Path(__file__).parent / "golden"
-COMMANDS = ["", "merge dare", "merge add-difference", "run", "plan", "inspect", "methods", "plugins", "demo"]
+COMMANDS = [
+    "",
+    "merge dare",
+    "merge add-difference",
+    "edit normalize",
+    "mask magnitude",
+    "mask union",
+    "gradient mbw",
+    "gradient edit",
+    "run",
+    "plan",
+    "inspect",
+    "methods",
+    "plugins",
+    "demo",
+]
 
 
 def check(name: str, text: str) -> None:

@@ -65,6 +65,9 @@ def environment(tmp_path: Path, wheels: dict[str, Path]) -> Callable[..., Callab
 
 
 METHODS = {
+    "edits": ("edit", "noise", "a.safetensors", "--include", "*.to_q*"),
+    "gradients": ("gradient", "parts", "a.safetensors", "--unet", "0.5"),
+    "masks": ("mask", "magnitude", "a.safetensors", "--base", "base.safetensors"),
     "merge_basic": ("merge", "slerp", "a.safetensors", "b.safetensors"),
     "merge_dare": ("merge", "dare", "a.safetensors", "b.safetensors", "--base", "base.safetensors"),
 }
@@ -85,20 +88,25 @@ def test_each_plugin_works_with_the_core_alone(
 ) -> None:
     run = environment(name)
     assert f"daremerge-{name.replace('_', '-')}" in run("plugins")
-    assert "sha256" in run(*METHODS[name], "-o", "out.safetensors")
+    output = "out.json" if name == "gradients" else "out.safetensors"
+    done = run(*METHODS[name], "-o", output)
+    assert output in done
+    assert (tmp_path / output).exists()
 
 
 def test_every_first_party_component_is_listed_for_the_hint() -> None:
     from daremerge_core import discover
-    from daremerge_core.catalog import FIRST_PARTY
+    from daremerge_core.catalog import SHIPPED
     from daremerge_core.components import KINDS
 
     catalog = discover()
     shipped = {
-        (kind, cls.name): catalog.plugin_of(cls).distribution
+        (catalog.plugin_of(cls).distribution, kind, cls.name)
         for kind in KINDS
         for cls in catalog.all(kind)
         if catalog.plugin_of(cls).distribution != "daremerge-fixture"
     }
-    listed = {(kind, name): home for kind, names in FIRST_PARTY.items() for name, home in names.items()}
+    listed = {
+        (home, kind, name) for home, of in SHIPPED.items() for kind, names in of.items() for name in names.split()
+    }
     assert shipped == listed

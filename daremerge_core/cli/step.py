@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..catalog import discover
+from ..catalog import discover, shipped_by
 from ..components import Component, ports
 from ..errors import CatalogError, RecipeError
 from ..recipe import parse_recipe
@@ -44,15 +44,7 @@ class Components(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(cls.name, cls.summary()) for cls in discover().all(self.kind)]
         with formatter.section("Names"):
-            formatter.write_dl(rows or [("(none)", f"install one: pip install {_SHIPPED_BY[self.kind]}")])
-
-
-_SHIPPED_BY = {
-    "merge": "daremerge-merge-basic",
-    "edit": "daremerge-edits",
-    "mask": "daremerge-masks",
-    "gradient": "daremerge-gradients",
-}
+            formatter.write_dl(rows or [("(none)", f"install some: pip install {' '.join(shipped_by(self.kind))}")])
 
 
 @click.group(name="merge", cls=Components)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from daremerge_core import DaremergeError, MemoryModel, MergeMethod, Span, view
-from daremerge_core.catalog import FIRST_PARTY, Catalog
+from daremerge_core.catalog import SHIPPED, Catalog
 from daremerge_core.errors import RecipeError
 from daremerge_core.recipe import parse_recipe, resolve
 from daremerge_core.testing import MergeMethodTests
@@ -211,7 +211,7 @@ class TestDistribution:
         catalog = Catalog()
         found = catalog.register(plugin, name="merge-basic")
         assert found.error is None
-        expected = [name for name, home in FIRST_PARTY["merge"].items() if home == "daremerge-merge-basic"]
+        expected = SHIPPED["daremerge-merge-basic"]["merge"].split()
         assert catalog.names("merge") == sorted(expected)
 
     def test_the_originals_spelling_works(self) -> None:
