@@ -24,7 +24,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -443,6 +443,13 @@ class _Masker(TensorComponent):
     def mask(self, site: Site) -> Tensor:
         """A bool tensor of the shape of the site's tensors: True where an element is selected."""
         raise NotImplementedError
+
+    def for_keys(self, keys: Sequence[str]) -> Callable[[Site], Tensor]:
+        """The verb for the mask of these tensors: override it to look at their names once, before the first answer.
+
+        Raises ``ValueError`` or a :class:`~daremerge_core.errors.DaremergeError` for options that do not fit them.
+        """
+        return self.mask
 
     def compute(self, site: Site) -> Tensor:
         return self.mask(site)

@@ -94,6 +94,7 @@ class TensorView:
 
     def __init__(self, component: TensorComponent, label: str, layouts: Sequence[LayoutSpec]) -> None:
         self.component = component
+        self._verb: Callable[[Site], Tensor] = component.compute
         self.label = label or component.name
         self.device: str = "cpu"
         self._models: dict[str, Model | list[Model] | None] = {
@@ -184,7 +185,7 @@ class TensorView:
         wanted = meta.whole if whole else span
         site = self._site(key, wanted, whole=whole, ratio=ratio, device=self.device, measured=measured)
         with self._blame(key):
-            result = self.component.compute(site)
+            result = self._verb(site)
         expected = meta.shape if whole else (wanted.numel,)
         if tuple(result.shape) != tuple(expected):
             raise ComponentError(
@@ -438,6 +439,10 @@ class MaskView(TensorView):
                 f"step {self.label!r}: there is no tensor to make this mask.{component.name} for",
                 hint="Its models must share float tensors of the same names; check that they are of one architecture.",
             )
+        try:
+            self._verb = component.for_keys(list(self._shapes))
+        except ValueError as error:
+            raise PlanError(f"step {self.label!r}: {error}") from None
 
     def _anchor(self) -> Model:
         if self._models.get("model") is not None:

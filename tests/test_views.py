@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from daremerge_fixture.plugin import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daremerge_core import MemoryModel, Span, view
+from daremerge_core import Masker, MemoryModel, Site, Span, view
 from daremerge_core.decisions import Action
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
@@ -111,6 +111,29 @@ def test_a_mask_of_a_mask_is_lazy_and_inverts() -> None:
     assert torch.equal(inverted.read(KEY, Span(3, 50)), ~positive.read(KEY, Span(3, 50)))
     merged = view(Negate(model=A, mask=inverted))
     assert torch.equal(merged.read(KEY), A.read(KEY).abs())
+
+
+def test_a_masker_may_look_at_all_names_once_before_the_first_answer() -> None:
+    class Longest(Masker):
+        """Selects the tensor of the longest name."""
+
+        name = "longest"
+
+        def for_keys(self, keys: Sequence[str]) -> Callable[[Site], torch.Tensor]:
+            if len(keys) == 1:
+                raise ValueError("one tensor is no choice")
+            asked.append(list(keys))
+            longest = max(keys, key=len)
+            return lambda site: torch.full((site.span.numel,), site.place.key == longest)
+
+    asked: list[list[str]] = []
+    mask = view(Longest(model=A))
+    assert asked == [list(mask.keys())]
+    longest = max(mask.keys(), key=len)
+    assert [bool(mask.read(key).any()) for key in mask.keys()] == [key == longest for key in mask.keys()]
+    assert len(asked) == 1
+    with pytest.raises(PlanError, match="step 'protect': one tensor is no choice"):
+        view(Longest(model=MemoryModel({KEY: A.read(KEY)}, {})), label="protect")
 
 
 def test_a_gradient_sets_the_ratio_and_none_leaves_a_alone() -> None:

@@ -1,0 +1,1 @@
+"""Masks: which elements of a model's tensors a merge or an edit may change."""
