@@ -204,6 +204,7 @@ class TestEveryCheckpoint:
         assert {place.role for place in places} <= set(ROLES)
         assert {place.part for place in places} <= set(PARTS)
         assert [place.key for place in places] == list(tensors)
+        assert layout.places() == places
 
     def test_lists_its_blocks_once_and_in_forward_order(self, checkpoint: Checkpoint) -> None:
         _, tensors, layout = checkpoint

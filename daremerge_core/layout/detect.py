@@ -94,6 +94,10 @@ class Layout:
         """Where ``key`` lies. Any name has a place; in a block that the model does not hold it has no depth."""
         return self._places.get(key) or self._settle(key, self._find(key))
 
+    def places(self) -> list[Place]:
+        """Where each of the model's tensors lies, in the order of the file."""
+        return list(self._places.values())
+
     def blocks(self, part: str) -> list[str]:
         """The blocks this model has in one part, in forward order; those without depth stand before their stack."""
         return [block for stack, blocks in self._stacks.items() if stack.part == part for block in blocks]
