@@ -361,6 +361,14 @@ class _Selective(TensorComponent):
         description="Where shapes or architectures differ: stop, keep A's tensor, or leave the tensor out.",
     )
 
+    def leaves_alone(self, place: Place) -> str | None:
+        """Why this step never changes the tensor there, in a few words; None where it may.
+
+        Asked before any work is done: such a tensor is copied unread, and where there are no others the step is an
+        error that gives the reason.
+        """
+        return None
+
 
 class _Merge(_Selective):
     kind: ClassVar[str] = "merge"

@@ -97,7 +97,13 @@ def decide(
     wrong: list[str] = []
     for key in keys:
         decision, problem = _decide_one(
-            key, key in chosen, anchor, others, gradient=gradient, mask=mask, ratio=base_ratio
+            key,
+            "not selected" if key not in chosen else component.leaves_alone(layout.place(key)),
+            anchor,
+            others,
+            gradient=gradient,
+            mask=mask,
+            ratio=base_ratio,
         )
         if isinstance(component, _Merge) and decision.action is Action.MERGE:
             try:
@@ -132,7 +138,7 @@ def decide(
 
 def _decide_one(
     key: str,
-    chosen: bool,
+    left_out: str | None,
     anchor: Model,
     others: Sequence[Other],
     *,
@@ -140,12 +146,15 @@ def _decide_one(
     mask: Mask | None,
     ratio: float,
 ) -> tuple[Decision, str | None]:
-    """A decision for one tensor, and what is wrong with it, if anything."""
+    """A decision for one tensor, and what is wrong with it, if anything.
+
+    ``left_out``: why the step does not concern the tensor; None where it does.
+    """
     meta = anchor.meta(key)
     if meta.dtype not in FLOATS:
         return Decision(Action.COPY, f"{meta.dtype} tensors pass through"), None
-    if not chosen:
-        return Decision(Action.COPY, "not selected"), None
+    if left_out is not None:
+        return Decision(Action.COPY, left_out), None
     if gradient is not None:
         found = gradient.ratio(key)
         if found is None:

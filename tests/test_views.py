@@ -24,7 +24,7 @@ from daremerge_fixture.plugin import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daremerge_core import Masker, MemoryModel, Site, Span, view
+from daremerge_core import Masker, MemoryModel, Place, Site, Span, view
 from daremerge_core.decisions import Action
 from daremerge_core.errors import ComponentError, PlanError
 from daremerge_core.testing import tiny_model, tiny_tensors
@@ -168,6 +168,25 @@ def test_a_merge_of_nothing_is_an_error(options: dict[str, Any], words: list[str
         view(Halfway(a=A, b=B, **options))
     for word in words:
         assert word in str(caught.value)
+
+
+class Unet(Halfway):
+    """Leaves all but the U-Net alone."""
+
+    name = "unet-only"
+
+    def leaves_alone(self, place: Place) -> str | None:
+        return None if place.part == "unet" else "not of the U-Net"
+
+
+def test_what_a_step_leaves_alone_is_copied_and_if_that_is_all_it_is_an_error() -> None:
+    value = view(Unet(a=A, b=B))
+    left = {key for key, one in value.decisions.items() if one.reason == "not of the U-Net"}
+    assert left == {key for key in A.keys() if "diffusion_model" not in key and A.meta(key).dtype != "I64"}
+    assert all(value.decisions[key].action is Action.COPY for key in left)
+    assert set(value.active_keys()) == {key for key in A.keys() if "diffusion_model" in key}
+    with pytest.raises(PlanError, match="would change nothing: not of the U-Net"):
+        view(Unet(a=MemoryModel({VAE_KEY: A.read(VAE_KEY)}), b=B))
 
 
 def test_a_ratio_of_1_everywhere_is_allowed_and_is_a() -> None:

@@ -1,0 +1,1 @@
+"""Edits of one model: norms, noise, range and delta."""
