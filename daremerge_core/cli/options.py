@@ -97,7 +97,7 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
         info = cls.model_fields[name]
         if is_argument(cls, name):
             nargs = -1 if found[name].many else 1
-            arguments.append(click.Argument([name], nargs=nargs, required=True, metavar=name.upper()))
+            arguments.append(click.Argument([name], nargs=nargs, required=True, metavar=(info.alias or name).upper()))
         else:
             options.append(_option(cls, name, info))
     arguments.sort(key=lambda argument: list(cls.model_fields).index(argument.name or ""))

@@ -101,7 +101,8 @@ def _command(cls: type[Component]) -> click.Command:
 def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> None:
     options = given_options(ctx, cls)
     models: dict[str, str] = {}
-    for name, port in ports(cls).items():
+    for field, port in ports(cls).items():
+        name = cls.model_fields[field].alias or field
         if port.kind != "model" or name not in options:
             continue
         if port.many:
@@ -123,11 +124,11 @@ def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> Non
 def _as_flags(message: str, cls: type[Component]) -> str:
     """``steps.merged.drop_rate: …`` → ``--drop-rate: …``: the words this user typed."""
 
+    fields = {info.alias or name: (name, info) for name, info in cls.model_fields.items()}
+
     def word(match: re.Match[str]) -> str:
-        field = match.group(1)
-        if field not in cls.model_fields:
-            return flag(field)
-        info = cls.model_fields[field]
-        return field.upper() if is_argument(cls, field) else flag(info.alias or field, info)
+        said = match.group(1)
+        name, info = fields.get(said, (said, None))
+        return said.upper() if info and is_argument(cls, name) else flag(said, info)
 
     return re.sub(rf"steps\.{STEP[cls.kind]}\.(\w+)", word, message)
