@@ -52,7 +52,7 @@ class BlockNames:
             raise ValueError(
                 f"{text!r} mixes names such as IN00 with names such as input_blocks.0: make two entries of it"
             )
-        known = self._spellings() if spelled else self.own
+        known = {name: {BASE: self.base, **self.positions}[name] for name in self._short()} if spelled else self.own
         word = text.upper() if spelled else text
         try:
             names = select(list(known), word, what="blocks")
@@ -67,11 +67,6 @@ class BlockNames:
     def _short(self) -> list[str]:
         """The names that other tools have: IN00 … M00 … OUT11, BASE; of a model that is no U-Net, BASE alone."""
         return [*(self.positions if self.spelled else ()), BASE]
-
-    def _spellings(self) -> dict[str, frozenset[Unit]]:
-        """What those names stand for, with the zeros in front or without: IN01 and IN1, so that IN{0-3} works too."""
-        units = {BASE: self.base, **self.positions}
-        return {form: units[name] for name in self._short() for form in (name, re.sub(r"0(?=[0-9]$)", "", name))}
 
 
 def name_blocks(layout: Layout, dialect: Dialect) -> BlockNames:

@@ -1,0 +1,198 @@
+"""The exact quantile: against numpy's sort, over tensors, blocks and models, with and without numba."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from daremerge_core import MemoryModel, Span, view
+from daremerge_core.layout import detect
+from daremerge_core.rng import accelerated
+from daremerge_core.testing import tiny_model
+from daremerge_core.testing.tiny import SHAPES
+from daremerge_masks import kernels
+from daremerge_masks.components import Magnitude
+
+INF, NAN = float("inf"), float("nan")
+IMPLEMENTATIONS = ["0"] + ["1"] * accelerated()
+"""Values of ``DAREMERGE_FAST``: torch, and numba where it is installed."""
+
+FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, INF, -INF, NAN])
+"""Any float32, ties among them likely."""
+
+
+@contextmanager
+def implementation(fast: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAREMERGE_FAST", fast)
+        yield
+
+
+def mask(deltas: Mapping[str, Tensor], **options: Any) -> Any:
+    """The mask of a model whose deltas are these: over a base of zeros, so that nothing is rounded."""
+    base = {key: torch.zeros_like(delta) for key, delta in deltas.items()}
+    return view(Magnitude(model=MemoryModel(dict(deltas)), base=MemoryModel(base), **options))
+
+
+def smallest(delta: Tensor, share: float) -> Tensor:
+    """The oracle: a sort, in which numpy puts NaN last."""
+    size = delta.abs().to(torch.float32).numpy()
+    rank = round(share * size.size)
+    kth = np.sort(size, axis=None)[rank - 1] if rank else np.float32(-1)
+    return torch.from_numpy(np.asarray((size <= kth) | np.isnan(kth)))
+
+
+class TestOneTensor:
+    @pytest.mark.parametrize("fast", IMPLEMENTATIONS)
+    @given(values=st.lists(FLOATS, max_size=60), share=st.floats(0, 1))
+    @settings(max_examples=60)
+    @example(values=[], share=0.5)
+    @example(values=[0.0, 0.0], share=0.0)
+    @example(values=[NAN, INF, -INF, 0.0], share=1.0)
+    @example(values=[NAN, INF, -INF, 0.0], share=0.75)
+    def test_is_what_sorting_gives(self, fast: str, values: list[float], share: float) -> None:
+        delta = torch.tensor(values, dtype=torch.float32)
+        with implementation(fast):
+            assert torch.equal(mask({"w": delta}, threshold=share).read("w"), smallest(delta, share))
+
+    @pytest.mark.parametrize("fast", IMPLEMENTATIONS)
+    @pytest.mark.parametrize("share", [0.0, 1e-6, 0.29, 0.5, 0.8, 0.999999, 1.0])
+    def test_over_several_blocks(self, fast: str, share: float) -> None:
+        delta = torch.randn(600_001, generator=torch.Generator().manual_seed(0))
+        with implementation(fast):
+            selected = mask({"w": delta}, threshold=share).read("w")
+        assert torch.equal(selected, smallest(delta, share))
+        assert int(selected.sum()) == round(share * delta.numel()), "without ties the share is exact"
+
+    @given(values=st.lists(FLOATS, min_size=1, max_size=60), share=st.floats(0, 1))
+    @settings(max_examples=60)
+    def test_the_share_is_exact_up_to_ties_with_the_threshold(self, values: list[float], share: float) -> None:
+        delta = torch.tensor(values, dtype=torch.float32)
+        selected = mask({"w": delta}, threshold=share).read("w")
+        rank = round(share * delta.numel())
+        assert int(selected.sum()) >= rank
+        if rank:
+            order = kernels.magnitude_bits(delta)
+            largest = order[selected].max()
+            assert int((order < largest).sum()) < rank
+            assert not (order[~selected] <= largest).any()
+
+    @given(values=st.lists(FLOATS, max_size=60), share=st.floats(0, 1))
+    @settings(max_examples=60)
+    def test_above_is_what_below_leaves(self, values: list[float], share: float) -> None:
+        deltas = {"w": torch.tensor(values, dtype=torch.float32)}
+        below = mask(deltas, threshold=share, select="below").read("w")
+        above = mask(deltas, threshold=share, select="above").read("w")
+        assert torch.equal(above, ~below)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_of_real_deltas_in_every_dtype(self, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(1)
+        base = torch.randn(2000, generator=generator).to(dtype)
+        model = (base.double() + 0.01 * torch.randn(2000, generator=generator)).to(dtype)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        value = view(Magnitude(model=MemoryModel({"w": model}), base=MemoryModel({"w": base}), threshold=0.3))
+        assert torch.equal(value.read("w"), smallest(model.to(wide) - base.to(wide), 0.3))
+
+    def test_a_float64_beyond_float32_counts_as_infinite(self) -> None:
+        delta = torch.tensor([1e300, 1.0, -1e200, NAN], dtype=torch.float64)
+        assert mask({"w": delta}, threshold=0.5).read("w").tolist() == [True, True, True, False], "the two tie"
+
+    @pytest.mark.parametrize("threshold_type", ["median", "quantile"])
+    def test_both_words_of_old_workflows_mean_the_exact_quantile(self, threshold_type: str) -> None:
+        delta = torch.arange(10.0)
+        selected = mask({"w": delta}, threshold=0.9, threshold_type=threshold_type).read("w")
+        assert selected.tolist() == [True] * 9 + [False]
+
+
+class TestOverMoreThanATensor:
+    @pytest.mark.parametrize("fast", IMPLEMENTATIONS)
+    @pytest.mark.parametrize("over", ["block", "model"])
+    @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+    def test_one_quantile_over_a_group(self, fast: str, over: str, share: float) -> None:
+        model, base = tiny_model(1), tiny_model(2, scale=0.9)
+        layout = detect({key: model.meta(key) for key in model.keys()})
+        groups: dict[Any, list[str]] = {}
+        for key in SHAPES:
+            place = layout.place(key)
+            groups.setdefault((place.part, place.block) if over == "block" else "model", []).append(key)
+        assert len(groups) == (7 if over == "block" else 1)
+        with implementation(fast):
+            value = view(Magnitude(model=model, base=base, threshold=share, over=over))
+            for keys in groups.values():
+                deltas = [(model.read(key) - base.read(key)).reshape(-1) for key in keys]
+                expected = smallest(torch.cat(deltas), share).split([len(delta) for delta in deltas])
+                for key, one in zip(keys, expected, strict=True):
+                    assert torch.equal(value.read(key).reshape(-1), one)
+
+    def test_measured_beforehand_or_when_first_asked(self) -> None:
+        """The engine measures groups before it starts, its jobs finishing in any order."""
+
+        def run_in_order(function: Any, items: Any, receive: Any) -> None:
+            results = {index: function(item) for index, item in reversed(list(enumerate(items)))}
+            for index, item in enumerate(items):
+                receive(item, results[index])
+
+        component = Magnitude(model=tiny_model(1), base=tiny_model(2), over="block")
+        prepared, plain = view(component), view(component)
+        prepared.prepare(run_in_order)
+        for key in SHAPES:
+            assert torch.equal(prepared.read(key), plain.read(key))
+
+    def test_only_two_numbers_and_the_threshold_are_kept(self) -> None:
+        value: Any = mask({"w": torch.randn(1000)})
+        value.read("w", Span(0, 1))
+        assert [tuple(kept.shape) for kept in value.measured("w")] == [(2,), (1,)]
+
+
+class TestKernels:
+    @given(st.lists(FLOATS, min_size=2, max_size=2))
+    def test_bits_are_in_the_order_of_magnitudes(self, values: list[float]) -> None:
+        one, other = kernels.magnitude_bits(torch.tensor(values, dtype=torch.float32)).tolist()
+        first, second = (INF if np.isnan(value) else abs(value) for value in values)
+        if any(np.isnan(values)):
+            assert (one < other) == (not np.isnan(values[0]) and bool(np.isnan(values[1])))
+        else:
+            assert (one < other) == (first < second)
+            assert (one == other) == (first == second)
+
+    def test_every_nan_counts_the_same(self) -> None:
+        patterns = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF, 0x7FC00000], dtype=torch.int32)
+        assert kernels.magnitude_bits(patterns.view(torch.float32)).tolist() == [kernels.NAN] * 5
+
+    @pytest.mark.skipif(not accelerated(), reason="numba is off, or not installed")
+    @given(
+        values=st.lists(st.integers(0, kernels.NAN) | st.sampled_from([0, 0xFFFF, 0x10000, kernels.NAN]), max_size=8),
+        coarse=st.integers(0, kernels.COARSE - 1),
+    )
+    @settings(max_examples=50)
+    def test_numba_counts_what_torch_counts(self, values: list[int], coarse: int) -> None:
+        bits = torch.tensor(values, dtype=torch.int32)
+        bins = {coarse, *(value >> 16 for value in values)}
+        counted = []
+        for fast in IMPLEMENTATIONS:
+            with implementation(fast):
+                fine = [kernels.fine_counts(bits, torch.tensor([one, 0])) for one in sorted(bins)]
+                counted.append([kernels.coarse_counts(bits), *fine])
+        for torch_counts, numba_counts in zip(*counted, strict=True):
+            assert torch_counts.dtype == numba_counts.dtype == torch.int64
+            assert torch.equal(torch_counts, numba_counts)
+
+    @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=20), data=st.data())
+    def test_a_rank_is_found_in_its_bin(self, counts: list[int], data: st.DataObject) -> None:
+        flat = [index for index, count in enumerate(counts) for _ in range(count)]
+        rank = data.draw(st.integers(0, len(flat)))
+        found, within = kernels.bin_of_rank(torch.tensor(counts), rank).tolist()
+        if rank == 0:
+            assert (found, within) == (0, 0)
+        else:
+            assert found == flat[rank - 1]
+            assert within == rank - sum(counts[:found])
