@@ -5,7 +5,8 @@ Everything that headers can show to be wrong is found here, before any tensor da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +17,7 @@ from .layout import Layout, LayoutSpec, detect
 from .select import select
 from .values import Gradient, Mask, Model
 
-__all__ = ["Action", "Decision", "Other", "decide", "detect_layout"]
+__all__ = ["Action", "Decision", "Other", "decide", "detect_layout", "tally"]
 
 
 class Action(str, Enum):
@@ -43,6 +44,14 @@ class Other:
     port: str
     model: Model
     keys: frozenset[str]
+
+
+def tally(decisions: Mapping[str, Decision]) -> tuple[int, Counter[str], Counter[str]]:
+    """Tensors merged; copied, by reason; left out, by reason."""
+    by_action: dict[Action, Counter[str]] = {action: Counter() for action in Action}
+    for one in decisions.values():
+        by_action[one.action][one.reason] += 1
+    return by_action[Action.MERGE].total(), by_action[Action.COPY], by_action[Action.SKIP]
 
 
 def detect_layout(model: Model, extra: Sequence[LayoutSpec] = ()) -> Layout:

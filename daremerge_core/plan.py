@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from .catalog import Catalog
 from .components import Component, ports
-from .decisions import Action, Decision, detect_layout
+from .decisions import Action, Decision, detect_layout, tally
 from .dtypes import FLOATS, SPELLINGS, nbytes
 from .errors import ModelFileError, OutputError, RecipeError, nearest
 from .recipe import METADATA_KEY, Graph, kind_of
@@ -85,15 +85,8 @@ class Plan:
         return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
 
     def counts(self) -> tuple[int, Counter[str], Counter[str]]:
-        """Tensors merged; copied, by reason; left out, by reason."""
-        merged = sum(1 for one in self.decisions.values() if one.action is Action.MERGE)
-        copied = Counter(one.reason for one in self.decisions.values() if one.action is Action.COPY)
-        skipped = Counter(one.reason for one in self.decisions.values() if one.action is Action.SKIP)
-        return merged, copied, skipped
-
-    def only_elsewhere(self) -> dict[str, int]:
-        """Tensors that a model port of the output step has and the result lacks, by port."""
-        return self.value.only_elsewhere() if isinstance(self.value, ModelView) else {}
+        """Tensors changed by the step that is written; copied, by reason; left out, by reason."""
+        return tally(self.decisions)
 
     def recipe(self) -> dict[str, Any]:
         """The recipe with every default written out, and what it was run with."""

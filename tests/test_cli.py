@@ -37,7 +37,7 @@ class TestMerge:
         assert done.exit_code == 0, done.output
         digest = hashlib.sha256((models.folder / "out.safetensors").read_bytes()).hexdigest()
         assert f"sha256 {digest}  out.safetensors" in done.output
-        assert "merged 10 of 11 tensors into out.safetensors" in done.output
+        assert "wrote out.safetensors: 11 tensors" in done.output
         assert "1 I64 tensors pass through" in done.output
 
     def test_the_embedded_recipe_gives_the_same_bytes(self, cli: Cli, models: SimpleNamespace) -> None:
@@ -113,7 +113,7 @@ class TestMerge:
         done = cli(*DARE, "-o", "out.safetensors", "--dry-run")
         assert done.exit_code == 0, done.output
         assert "merge.dare" in done.output
-        assert "10 merged" in done.output
+        assert "merged 10 of 11 tensors" in done.output
         assert sorted(models.folder.iterdir()) == before
 
     def test_sharded_output_runs_again(self, cli: Cli, models: SimpleNamespace) -> None:

@@ -241,7 +241,7 @@ class TestCommands:
     def test_an_edit_writes_a_model(self, cli: Cli, models: SimpleNamespace) -> None:
         done = cli("edit", "negate", "a.safetensors", "--include", "*.to_q.weight", "-o", "e.safetensors")
         assert done.exit_code == 0, done.output
-        assert "merged 1 of 11" in done.output
+        assert "edited 1 of 11" in done.output
 
     @pytest.mark.parametrize("words", [("mask", "positive"), ("gradient", "flat"), ("edit", "negate")])
     def test_a_dry_run_shows_and_writes_nothing(

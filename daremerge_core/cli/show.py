@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..layout import detect
+from ..decisions import detect_layout, tally
+from ..layout import Layout, detect
 from ..sizes import format_size
 from ..stores import BitMask, MaskFile
 from ..values import Gradient, TensorMeta
+from ..views import ModelView
 
 if TYPE_CHECKING:
     from ..engine import Summary
@@ -43,8 +45,6 @@ def _reasons(counts: Counter[str]) -> str:
 
 def show_plan(plan: Plan) -> None:
     """Inputs, steps and what would be written."""
-    from ..decisions import detect_layout
-
     click.echo("inputs")
     rows: list[tuple[str, ...]] = []
     for one in plan.inputs:
@@ -68,9 +68,8 @@ def show_plan(plan: Plan) -> None:
         size = format_size(plan.bytes_out)
         click.echo(f"  a mask of {len(plan.tensors)} tensors, {elements:,} elements, {size}")
         return
-    merged, copied, skipped = plan.counts()
-    click.echo(f"  {len(plan.tensors)} tensors, {format_size(plan.bytes_out)}; {merged} merged")
-    _show_rest(plan, copied, skipped)
+    click.echo(f"  {len(plan.tensors)} tensors, {format_size(plan.bytes_out)}")
+    _show_changes(plan)
 
 
 def _layers(plan: Plan) -> str:
@@ -79,20 +78,40 @@ def _layers(plan: Plan) -> str:
 
 
 def show_gradient(gradient: Gradient, *, indent: str = "") -> None:
-    """The ratios of each block, as a table."""
+    """The ratios of each block, as a table; neighbours of one ratio share a row."""
     keys = list(gradient.keys())
     layout = getattr(gradient, "layout", None) or detect({key: TensorMeta(key, "F32", ()) for key in keys})
     blocks: dict[tuple[str, str], list[float | None]] = {}
     for key in keys:
         place = layout.place(key)
         blocks.setdefault((place.part, place.block or "-"), []).append(gradient.ratio(key))
-    rows = [("part", "block", "tensors", "ratio")]
-    for (part, block), found in blocks.items():
-        ratios = sorted({ratio for ratio in found if ratio is not None})
-        words = f"{ratios[0]:g}" if len(ratios) == 1 else f"{ratios[0]:g} to {ratios[-1]:g}" if ratios else "A as it is"
-        without = f" ({found.count(None)} without)" if ratios and None in found else ""
-        rows.append((part, block, str(len(found)), words + without))
+    table_rows: list[tuple[str, str, str, int, str]] = []
+    for part, block in _forward(layout, blocks):
+        found = blocks[part, block]
+        words, last = _range_of(found), table_rows[-1] if table_rows else None
+        if last and (last[0], last[4]) == (part, words):
+            table_rows[-1] = (part, last[1], block, last[3] + len(found), words)
+        else:
+            table_rows.append((part, block, block, len(found), words))
+    rows = [("part", "blocks", "tensors", "ratio")]
+    for part, first, final, count, words in table_rows:
+        rows.append((part, first if first == final else f"{first} … {final}", str(count), words))
     click.echo(table(rows, indent=indent))
+
+
+def _forward(layout: Layout, blocks: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Part by part, blocks in forward order; numbers count as numbers where that order is not known."""
+    order = {(part, block): at for part, _ in blocks for at, block in enumerate(layout.blocks(part))}
+    parts = list(dict.fromkeys(part for part, _ in blocks))
+    return sorted(blocks, key=lambda one: (parts.index(one[0]), order.get(one, len(order)), one[1]))
+
+
+def _range_of(ratios: Sequence[float | None]) -> str:
+    known = sorted({ratio for ratio in ratios if ratio is not None})
+    if not known:
+        return "none: A as it is"
+    words = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
+    return words if None not in ratios else f"{words}, {ratios.count(None)} tensors without"
 
 
 def show_mask(mask: BitMask, *, indent: str = "", keys: bool = False) -> None:
@@ -130,13 +149,12 @@ def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
         with closing(MaskFile(target)) as mask:
             show_mask(mask, indent="  ")
         return
-    total = summary.merged + sum(summary.copied.values())
     rate = summary.bytes_out / max(summary.seconds, 1e-9)
     click.echo(
-        f"merged {summary.merged} of {total} tensors into {printable(str(target))}: "
+        f"wrote {printable(str(target))}: {len(plan.tensors)} tensors, "
         f"{format_size(summary.bytes_out)} in {summary.seconds:.1f} s ({format_size(int(rate))}/s)"
     )
-    _show_rest(plan, summary.copied, summary.skipped)
+    _show_changes(plan)
     if summary.nonfinite:
         count = sum(summary.nonfinite.values())
         names = ", ".join(printable(key) for key in list(summary.nonfinite)[:3])
@@ -146,10 +164,23 @@ def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
         )
 
 
-def _show_rest(plan: Plan, copied: Counter[str], skipped: Counter[str]) -> None:
-    if copied:
-        click.echo(f"  copied from A {sum(copied.values())}: {_reasons(copied)}")
-    if skipped:
-        click.echo(f"  left out {sum(skipped.values())}: {_reasons(skipped)}")
-    for port, count in plan.only_elsewhere().items():
-        click.echo(f"  {count} tensors are only in {port} and were left out")
+_CHANGED = {"merge": "merged", "edit": "edited"}
+_ANCHORS = {"a": "A", "model": "the model", "base": "the base", "models": "the first model"}
+
+
+def _show_changes(plan: Plan) -> None:
+    """What each step that gives a model merges or edits, copies and leaves out, and why."""
+    steps = {name: value for name, value in plan.views.items() if isinstance(value, ModelView)}
+    for name, value in steps.items():
+        step = value.component
+        changed, copied, skipped = tally(value.decisions)
+        total = changed + copied.total()
+        whose = f"{name}: " if len(steps) > 1 else ""
+        click.echo(printable(f"  {whose}{_CHANGED[step.kind]} {changed} of {total} tensors"))
+        if copied:
+            origin = _ANCHORS[step.anchor_field()]
+            click.echo(f"    copied from {origin} {copied.total()}: {_reasons(copied)}")
+        if skipped:
+            click.echo(f"    left out {skipped.total()}: {_reasons(skipped)}")
+        for port, count in value.only_elsewhere().items():
+            click.echo(f"    {count} tensors are only in {port} and were left out")
