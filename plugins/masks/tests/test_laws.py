@@ -335,7 +335,7 @@ class TestEdit:
             ({"op": "pattern", "shape": "rows"}, Pattern(model=MODEL, shape="rows")),
             ({"op": "mask.partition", "index": 2}, Partition(model=MODEL, index=2)),
         ],
-        ids=str,
+        ids=lambda value: value.name if hasattr(value, "name") else "to",
     )
     @pytest.mark.parametrize("universe", [{}, {"model": MODEL}], ids=["the mask's tensors", "a model's"])
     def test_chosen_layers_are_the_other_maskers_and_the_rest_stays(
