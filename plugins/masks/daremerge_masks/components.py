@@ -185,7 +185,7 @@ class Magnitude(Masker):
     def _bits(self, site: Site) -> Tensor:
         from . import kernels
 
-        return kernels.magnitude_bits(site.model - site["base"])
+        return kernels.magnitude_bits(site.model, site["base"])
 
 
 class SignAgreement(Masker):

@@ -77,9 +77,9 @@ NAN = 0x7F800001
 """The bits that stand for any NaN: one more than those of infinity."""
 
 
-def magnitude_bits(delta: Tensor) -> Tensor:
-    """int32 in the order of |δ| in float32; every NaN is one value, above infinity."""
-    return delta.to(torch.float32).abs().view(torch.int32).clamp_(max=NAN)
+def magnitude_bits(model: Tensor, base: Tensor) -> Tensor:
+    """int32 in the order of |model − base| in float32; every NaN is one value, above infinity."""
+    return (model - base).to(torch.float32).abs_().view(torch.int32).clamp_(max=NAN)
 
 
 def coarse_counts(bits: Tensor) -> Tensor:

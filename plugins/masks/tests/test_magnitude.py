@@ -42,6 +42,10 @@ def mask(deltas: Mapping[str, Tensor], **options: Any) -> Any:
     return view(Magnitude(model=MemoryModel(dict(deltas)), base=MemoryModel(base), **options))
 
 
+def bits_of(delta: Tensor) -> Tensor:
+    return kernels.magnitude_bits(delta, torch.zeros_like(delta))
+
+
 def smallest(delta: Tensor, share: float) -> Tensor:
     """The oracle: a sort, in which numpy puts NaN last."""
     size = delta.abs().to(torch.float32).numpy()
@@ -80,7 +84,7 @@ class TestOneTensor:
         rank = round(share * delta.numel())
         assert int(selected.sum()) >= rank
         if rank:
-            order = kernels.magnitude_bits(delta)
+            order = bits_of(delta)
             largest = order[selected].max()
             assert int((order < largest).sum()) < rank
             assert not (order[~selected] <= largest).any()
@@ -156,7 +160,7 @@ class TestOverMoreThanATensor:
 class TestKernels:
     @given(st.lists(FLOATS, min_size=2, max_size=2))
     def test_bits_are_in_the_order_of_magnitudes(self, values: list[float]) -> None:
-        one, other = kernels.magnitude_bits(torch.tensor(values, dtype=torch.float32)).tolist()
+        one, other = bits_of(torch.tensor(values, dtype=torch.float32)).tolist()
         first, second = (INF if np.isnan(value) else abs(value) for value in values)
         if any(np.isnan(values)):
             assert (one < other) == (not np.isnan(values[0]) and bool(np.isnan(values[1])))
@@ -166,7 +170,7 @@ class TestKernels:
 
     def test_every_nan_counts_the_same(self) -> None:
         patterns = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF, 0x7FC00000], dtype=torch.int32)
-        assert kernels.magnitude_bits(patterns.view(torch.float32)).tolist() == [kernels.NAN] * 5
+        assert bits_of(patterns.view(torch.float32)).tolist() == [kernels.NAN] * 5
 
     @pytest.mark.skipif(not accelerated(), reason="numba is off, or not installed")
     @given(
