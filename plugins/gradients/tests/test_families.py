@@ -372,7 +372,7 @@ def test_nothing_given_is_an_error(family: type[GradientFamily], match: str) -> 
 def test_ratios_outside_0_to_1(outside: str) -> None:
     component = BlockGradient(model=model("sd15"), input=1.5, middle=-0.5, out=0.5, outside=outside)
     if outside == "error":
-        with pytest.raises(DaremergeError, match="outside: clamp"):
+        with pytest.raises(DaremergeError, match="Set `outside` to clamp"):
             view(component)
         return
     value: Any = view(component)

@@ -148,7 +148,7 @@ class TestOperations:
     def test_a_result_outside_0_to_1(self, outside: str) -> None:
         a, b = {KEYS[0]: 0.75, KEYS[1]: 0.25}, {KEYS[0]: 0.5, KEYS[1]: 0.5}
         if outside == "error":
-            with pytest.raises(DaremergeError, match="outside: clamp"):
+            with pytest.raises(DaremergeError, match="Set `outside` to clamp"):
                 operate(Add, a, b, outside="error")
             return
         assert operate(Add, a, b, outside=outside)[KEYS[0]] == (1.0 if outside == "clamp" else 1.25)
