@@ -353,7 +353,8 @@ class _Pool:
         except KeyboardInterrupt:
             self._cancel.set()
             for thread in workers:
-                thread.join()
+                if thread.ident is not None:  # Ctrl-C may come before all have started
+                    thread.join()
             raise
         if failures:
             raise failures[0]

@@ -100,7 +100,7 @@ class Plan:
             for one in sorted(self.inputs, key=lambda one: one.name)
         }
         provenance = self.recipe() | {"inputs": inputs}
-        return kept | {METADATA_KEY: json.dumps(provenance, sort_keys=True, separators=(",", ":"), ensure_ascii=False)}
+        return kept | {METADATA_KEY: json.dumps(provenance, separators=(",", ":"), ensure_ascii=False)}
 
     def close(self) -> None:
         for one in self.inputs:

@@ -213,13 +213,16 @@ class Graph:
     """Every file the recipe reads, by the reference that names it (a model's name, or a path), and what it must be."""
 
     def resolved(self) -> dict[str, Any]:
-        """The recipe with every default written out, ready for JSON. Holds no output path."""
+        """The recipe with every default written out, ready for JSON. Holds no output path.
+
+        Models and steps are sorted by name. Within a step nothing is: the order of a table may carry meaning.
+        """
         output = self.recipe.output.model_dump(exclude={"path"})
         steps = {
             name: {"op": f"{step.kind}.{step.name}", **step.model_dump(mode="json", by_alias=True)}
-            for name, step in self.steps.items()
+            for name, step in sorted(self.steps.items())
         }
-        models = {name: path for name, path in self.recipe.models.items() if name in self.files}
+        models = {name: path for name, path in sorted(self.recipe.models.items()) if name in self.files}
         return {"models": models, "steps": steps, "output": output}
 
 

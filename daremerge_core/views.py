@@ -27,7 +27,7 @@ from .components import (
 )
 from .decisions import Action, Other, decide, detect_layout
 from .dtypes import FLOATS, nbytes, torch_dtype
-from .errors import ComponentError, DaremergeError, PlanError
+from .errors import ComponentError, DaremergeError, PlanError, SelectorError
 from .layout import Layout, LayoutSpec, Place, detect
 from .site import Site
 from .stores.mask_file import PackedMask
@@ -79,13 +79,17 @@ def view(
 
     Raises:
         PlanError: the inputs do not fit together.
+        SelectorError: a layer selector matches nothing.
     """
-    if isinstance(component, _Selective):
-        return ModelView(component, label=label, dtype=dtype, layouts=layouts)
-    if isinstance(component, _Masker):
-        return MaskView(component, label=label, layouts=layouts)
-    if isinstance(component, _Gradient):
-        return GradientView(component, label=label, layouts=layouts)
+    try:
+        if isinstance(component, _Selective):
+            return ModelView(component, label=label, dtype=dtype, layouts=layouts)
+        if isinstance(component, _Masker):
+            return MaskView(component, label=label, layouts=layouts)
+        if isinstance(component, _Gradient):
+            return GradientView(component, label=label, layouts=layouts)
+    except SelectorError as error:
+        raise SelectorError(f"step {(label or component.name)!r}: {error.message}", hint=error.hint) from None
     raise TypeError(f"{component.kind}.{component.name} is not a step: it is used inside one")
 
 

@@ -238,6 +238,25 @@ class TestCommands:
         assert said in done.output
         assert not (models.folder / "g.json").exists()
 
+    def test_a_component_may_use_the_words_of_the_runs_own_options(self, cli: Cli, models: SimpleNamespace) -> None:
+        for overwrite in ((), ("--run-overwrite",)):
+            words = ("--output", "0.25", "--overwrite", "0.5", "-o", "g.json", *overwrite)
+            done = cli("gradient", "clash", "a.safetensors", *words)
+            assert done.exit_code == 0, done.output
+        assert GradientFile(models.folder / "g.json").ratio(Q) == 0.75
+
+    def test_the_order_of_a_table_survives_the_metadata(self, cli: Cli, models: SimpleNamespace) -> None:
+        """Where the first entry that matches counts, the recipe in a merged file must not sort them."""
+        layers = {"*.weight": 0.25, "*": 1.0}
+        steps = {
+            "z": {"op": "gradient.pattern", "model": "a", "layers": layers},
+            "m": {"op": "merge.halfway", "a": "a", "b": "b", "gradient": "z"},
+        }
+        recipe = {"models": {"b": "b.safetensors", "a": "a.safetensors"}, "steps": steps, "output": "m"}
+        merge_recipe(recipe, models.folder / "one.safetensors", folder=models.folder)
+        assert cli("run", "one.safetensors", "-o", "two.safetensors").exit_code == 0
+        assert (models.folder / "one.safetensors").read_bytes() == (models.folder / "two.safetensors").read_bytes()
+
     def test_an_edit_writes_a_model(self, cli: Cli, models: SimpleNamespace) -> None:
         done = cli("edit", "negate", "a.safetensors", "--include", "*.to_q.weight", "-o", "e.safetensors")
         assert done.exit_code == 0, done.output

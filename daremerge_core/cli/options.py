@@ -21,6 +21,9 @@ else:  # generic since click 8.2 only
 
 __all__ = ["ParamType", "YamlValue", "component_parameters", "flag", "given_options", "is_argument"]
 
+FIELD = "field_"
+"""What click calls a component's fields begins with this, so that a field may be called as one of the run's options."""
+
 
 def is_argument(cls: type[Component], field: str) -> bool:
     """Whether a field is an argument: a port that must be given. The base model is an option all the same."""
@@ -97,10 +100,11 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
         info = cls.model_fields[name]
         if is_argument(cls, name):
             nargs = -1 if found[name].many else 1
-            arguments.append(click.Argument([name], nargs=nargs, required=True, metavar=(info.alias or name).upper()))
+            metavar = (info.alias or name).upper()
+            arguments.append(click.Argument([FIELD + name], nargs=nargs, required=True, metavar=metavar))
         else:
             options.append(_option(cls, name, info))
-    arguments.sort(key=lambda argument: list(cls.model_fields).index(argument.name or ""))
+    arguments.sort(key=lambda argument: list(cls.model_fields).index((argument.name or "").removeprefix(FIELD)))
     return [*arguments, *options]
 
 
@@ -115,11 +119,12 @@ def given_options(ctx: click.Context, cls: type[Component]) -> dict[str, Any]:
     """What the user gave of a component's fields, under the names a recipe uses."""
     given: dict[str, Any] = {}
     for name, info in cls.model_fields.items():
-        if name not in ctx.params:
+        parameter = FIELD + name
+        if parameter not in ctx.params:
             continue
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT and not info.is_required():
+        if ctx.get_parameter_source(parameter) is click.core.ParameterSource.DEFAULT and not info.is_required():
             continue
-        value = ctx.params[name]
+        value = ctx.params[parameter]
         if _is_table(info):
             value = _table(ctx, flag(info.alias or name, info), value)
         given[info.alias or name] = list(value) if isinstance(value, tuple) else value
@@ -144,24 +149,28 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     if default is not None:  # shown only: what the user did not type is left to the component
         settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}
     if annotation is bool:
-        return click.Option([f"{word}/--no-{word[2:]}", name], **settings)
+        return click.Option([f"{word}/--no-{word[2:]}", FIELD + name], **settings)
     if name in ports(cls):
-        return click.Option([word, name], type=str, metavar="FILE", multiple=ports(cls)[name].many, **settings)
+        return click.Option([word, FIELD + name], type=str, metavar="FILE", multiple=ports(cls)[name].many, **settings)
     if name in nested(cls):
-        return click.Option([word, name], type=YamlValue(), metavar="NAME", **settings)
+        return click.Option([word, FIELD + name], type=YamlValue(), metavar="NAME", **settings)
     if get_origin(annotation) is list:
         inner = _plain(get_args(annotation)[0])
         if get_origin(inner) is Literal:
             choices = tuple(str(one) for one in get_args(inner))
-            return click.Option([word, name], type=CommaList(choices), metavar="LIST", **settings)
-        return click.Option([word, name], type=_scalar(inner, info), multiple=True, **settings)
+            return click.Option([word, FIELD + name], type=CommaList(choices), metavar="LIST", **settings)
+        return click.Option([word, FIELD + name], type=_scalar(inner, info), multiple=True, **settings)
     if _is_table(info):
         return click.Option(
-            [word, name], type=KeyNumber(), metavar="KEY=NUMBER", multiple=True, help=f"{help_text}  [repeatable]"
+            [word, FIELD + name],
+            type=KeyNumber(),
+            metavar="KEY=NUMBER",
+            multiple=True,
+            help=f"{help_text}  [repeatable]",
         )
     if get_origin(annotation) is dict:
-        return click.Option([word, name], type=YamlValue(), metavar="{KEY: VALUE}", **settings)
-    return click.Option([word, name], type=_scalar(annotation, info), **settings)
+        return click.Option([word, FIELD + name], type=YamlValue(), metavar="{KEY: VALUE}", **settings)
+    return click.Option([word, FIELD + name], type=_scalar(annotation, info), **settings)
 
 
 def _scalar(annotation: Any, info: FieldInfo) -> ParamType:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,11 +58,25 @@ _RUN = [
 _QUIET = click.Option(["--quiet", "-q"], is_flag=True, help="No progress.")
 
 
-def output_parameters(kind: str = "merge") -> list[click.Parameter]:
-    """Where the result of a component of this kind goes, and how the run may use the machine."""
-    if kind == "gradient":
-        return [_OUTPUT, *_RUN]
-    return [_OUTPUT, *([] if kind == "mask" else _MODEL), *_MACHINE, *_RUN, _QUIET]
+def output_parameters(kind: str = "merge", *, beside: Iterable[click.Parameter] = ()) -> list[click.Parameter]:
+    """Where the result of a component of this kind goes, and how the run may use the machine.
+
+    Args:
+        beside: the component's own parameters. A word that they use is theirs: ``--output`` is then ``-o`` alone, and
+            an option that would be left without any has ``--run-`` before it.
+    """
+    model = [] if kind == "mask" else _MODEL
+    options = [_OUTPUT, *_RUN] if kind == "gradient" else [_OUTPUT, *model, *_MACHINE, *_RUN, _QUIET]
+    taken = {word for parameter in beside for word in parameter.opts}
+    return [_without(option, taken) for option in options]
+
+
+def _without(option: click.Option, taken: Set[str]) -> click.Option:
+    if taken.isdisjoint(option.opts):
+        return option
+    left = copy(option)
+    left.opts = [word for word in option.opts if word not in taken] or [f"--run-{option.opts[0].lstrip('-')}"]
+    return left
 
 
 def settings_from(params: dict[str, Any]) -> Settings:

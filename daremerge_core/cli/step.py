@@ -89,9 +89,10 @@ def gradient_command() -> None:
 
 def _command(cls: type[Component]) -> click.Command:
     doc = (cls.__doc__ or "").strip().replace("``", "")
+    own = component_parameters(cls)
     return click.Command(
         cls.name,
-        params=[*component_parameters(cls), *output_parameters(cls.kind)],
+        params=[*own, *output_parameters(cls.kind, beside=own)],
         callback=click.pass_context(partial(_run_step, cls)),
         help="\n\n".join(" ".join(part.split()) for part in doc.split("\n\n")),
         short_help=cls.summary(),
