@@ -39,6 +39,8 @@ SPAN = 1 << 18
 """Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
 TASK = 1 << 23
 """Elements of one tensor that one worker takes in a row."""
+AHEAD = 32
+"""How many results of measuring may wait for an earlier one: a histogram is half a megabyte."""
 
 
 class Progress(Protocol):
@@ -366,19 +368,26 @@ class _Pool:
     ) -> None:
         """``receive(item, function(item))`` for each item in order; the functions run on the workers.
 
-        Of the results, only those that wait for an earlier one are held.
+        Results that wait for an earlier one are held, so no worker runs more than :data:`AHEAD` items ahead.
         """
         waiting: dict[int, Tensor] = {}
-        lock = threading.Lock()
+        moved = threading.Condition()
         next_up = 0
 
         def job(index: int) -> None:
             nonlocal next_up
+            with moved:
+                # The item that is next up has been started by another worker, so this ends.
+                while index > next_up + AHEAD:
+                    if self._cancel.is_set():
+                        return
+                    moved.wait(0.2)
             result = function(items[index])
-            with lock:
+            with moved:
                 waiting[index] = result
                 while next_up in waiting:
                     receive(items[next_up], waiting.pop(next_up))
                     next_up += 1
+                moved.notify_all()
 
         self.run([(0, partial(job, index)) for index in range(len(items))])

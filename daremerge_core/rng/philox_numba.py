@@ -8,12 +8,11 @@ module is first imported, and loaded from numba's on-disk cache from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
+
+from ..compiled import compiled
 
 __all__ = ["bits_into", "keep_into"]
 
@@ -28,18 +27,6 @@ _ZERO = np.uint64(0)
 
 _COUNTERS = 128  # per block: 2 KiB of words, well inside the first-level cache
 _BLOCK = 4 * _COUNTERS
-
-
-def _compile(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``njit`` for one signature, cached on disk where there is a folder to write the cache to."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        try:
-            return njit(signature, nogil=True, fastmath=False, cache=True)(function)  # type: ignore[no-any-return]
-        except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
-            return njit(signature, nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
-
-    return decorate
 
 
 @njit(inline="always")
@@ -60,7 +47,7 @@ def _philox_block(words: NDArray[np.uint32], counter: np.uint64, key0: np.uint64
         words[0, j], words[1, j], words[2, j], words[3, j] = c0, c1, c2, c3
 
 
-@_compile(types.void(types.int64[::1], types.int64, types.int64, types.int64))
+@compiled(types.void(types.int64[::1], types.int64, types.int64, types.int64))
 def bits_into(out: NDArray[np.int64], key0: int, key1: int, start: int) -> None:
     """Fill ``out`` with the bits, in ``[0, 2**32)``, of the elements from ``start`` on.
 
@@ -83,7 +70,7 @@ def bits_into(out: NDArray[np.int64], key0: int, key1: int, start: int) -> None:
         at += _BLOCK
 
 
-@_compile(types.void(types.uint8[::1], types.int64, types.int64, types.int64, types.int64))
+@compiled(types.void(types.uint8[::1], types.int64, types.int64, types.int64, types.int64))
 def keep_into(out: NDArray[np.uint8], key0: int, key1: int, start: int, threshold: int) -> None:
     """Fill ``out`` with 1 where an element's bits are below ``threshold`` (0 to ``2**32``), else 0.
 

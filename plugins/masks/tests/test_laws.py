@@ -88,7 +88,8 @@ class TestRandom:
     @settings(max_examples=30)
     def test_the_share_is_the_probability(self, probability: float, seed: int) -> None:
         deviation = math.sqrt(probability * (1 - probability) / N)
-        assert abs(share(view(Random(model=WIDE, probability=probability, seed=seed))) - probability) <= 6 * deviation
+        found = share(view(Random(model=WIDE, probability=probability, seed=seed)))
+        assert abs(found - probability) <= 6 * deviation + 3 / N  # a few elements: where p is near 0 or 1
 
     @given(st.floats(0, 1), st.floats(0, 1), SEEDS)
     @settings(max_examples=15)

@@ -1,0 +1,31 @@
+"""Loops compiled by numba, for where an author has measured that they pay.
+
+Put them in a module of their own beside a reference in torch that gives the same bits, and import that module only
+where :func:`daremerge_core.rng.accelerated` says that numba is there. Importing this module does not import numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["compiled"]
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def compiled(signature: Any) -> Callable[[F], F]:
+    """Compile a function for one signature of numba types when its module is imported.
+
+    The GIL is released, arithmetic is not reordered, and the machine code is cached on disk where there is a folder to
+    write the cache to.
+    """
+    from numba import njit
+
+    def decorate(function: F) -> F:
+        try:
+            return njit(signature, nogil=True, fastmath=False, cache=True)(function)  # type: ignore[no-any-return]
+        except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
+            return njit(signature, nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
+
+    return decorate
