@@ -1,6 +1,7 @@
-"""Draw masks.png, the picture of the README: ``python make_pictures.py`` (needs matplotlib).
+"""Draw the pictures of the README: ``python make_pictures.py`` (needs matplotlib).
 
-Every panel is the mask itself, read from a view over one made-up weight matrix.
+``masks.png``: every panel is the mask itself, read from a view over one made-up weight matrix. ``unet.png``: the share
+that masks select of each block of Stable Diffusion 1.5's U-Net, of made-up fine-tunes that moved its middle most.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from daremerge_core import Mask, MaskEditor, Masker, MemoryModel, view
+from daremerge_core.testing.layouts import load
 from daremerge_masks.components import (
     Difference,
     Edit,
@@ -115,6 +117,94 @@ def draw_panel(axes: Axes, title: str, values: Tensor, colours: str | Colormap) 
     axes.axis("off")
 
 
+# --- over a U-Net ------------------------------------------------------------------------------------
+
+SIDE = 40
+"""The made-up U-Net has SD1.5's names and its shapes, their sides cut to this."""
+CONTEXT = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+"""Its width is what SD1.5 is recognised by."""
+
+
+def unets() -> tuple[MemoryModel, list[MemoryModel]]:
+    """A base of zeros and three fine-tunes of it, which moved the middle most, and there cross-attention."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = {
+        key: (1, 768) if key.endswith(CONTEXT) else tuple(min(size, SIDE) for size in meta.shape)
+        for key, meta in load("sd15").items()
+        if key.startswith("model.diffusion_model.")
+    }
+    base = MemoryModel({key: torch.zeros(shape) for key, shape in shapes.items()})
+    layout = view(Random(model=base)).layout
+    tuned: list[dict[str, Tensor]] = [{}, {}, {}]
+    for key, shape in shapes.items():
+        depth = layout.place(key).depth
+        strength = 0.3 if depth is None else 2.0 - 3.0 * abs(depth - 0.5)
+        shared = torch.randn(shape, generator=generator)
+        for model in tuned:
+            own = torch.randn(shape, generator=generator)
+            model[key] = (own + 0.7 * shared) * strength * (2.0 if ".attn2." in key else 1.0)
+    return base, [MemoryModel(model) for model in tuned]
+
+
+def shares() -> tuple[list[str], list[tuple[str, list[float]]]]:
+    """Names of the blocks, and for each mask the share of each block that it selects."""
+    base, (model, *others) = unets()
+    protect = mask_of(Magnitude(model=model, base=base))
+    masks: list[tuple[str, Masker | MaskEditor]] = [
+        ("magnitude below 0.8, over tensor", Magnitude(model=model, base=base)),
+        ("magnitude below 0.8, over block", Magnitude(model=model, base=base, over="block")),
+        ("magnitude below 0.8, over model", Magnitude(model=model, base=base, over="model")),
+        ("magnitude above 0.8, over model", Magnitude(model=model, base=base, over="model", select="above")),
+        ("sign-agreement of three models", SignAgreement(model=model, others=others, base=base)),
+        ("overlap with two models, λ = 1", Overlap(model=model, others=others, base=base, strength=1.0)),
+        ("random, probability 0.3", Random(model=model, probability=0.3)),
+        ("partition, index 1 of 4", Partition(model=model)),
+        ("pattern checkerboard", Pattern(model=model)),
+        ("edit of the first: *.attn2.* to false", Edit(mask=protect, include="*.attn2.*", to="false")),
+        ("edit of the first: output_blocks to false", Edit(mask=protect, include="output_blocks", to="false")),
+    ]
+    layout = view(Random(model=base)).layout
+    blocks: dict[str, list[str]] = {}
+    for key in base.keys():
+        blocks.setdefault(str(layout.place(key).block), []).append(key)
+    order = layout.blocks("unet")
+    rows = []
+    for title, component in masks:
+        mask = mask_of(component)
+        found = [torch.cat([mask.read(key).reshape(-1) for key in blocks[block]]) for block in order]
+        rows.append((title, [float(selected.float().mean()) for selected in found]))
+    return [short(block) for block in order], rows
+
+
+def short(block: str) -> str:
+    """``input_blocks.1`` → ``IN01``."""
+    word, _, number = block.partition(".")
+    names = {"input_blocks": "IN", "output_blocks": "OUT"}
+    return f"{names[word]}{int(number):02}" if word in names else block.replace("middle_block", "M")
+
+
+def draw_unet(names: Sequence[str], rows: Sequence[tuple[str, list[float]]]) -> Figure:
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    axes = figure.subplots()
+    values = torch.tensor([shares for _, shares in rows])
+    axes.pcolormesh(values.numpy(), cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5)
+    for row, (_, found) in enumerate(rows):
+        for column, share in enumerate(found):
+            colour = "white" if share > 0.6 else "black"
+            place = (column + 0.5, row + 0.5)
+            axes.annotate(f"{100 * share:.0f}", place, color=colour, size=9, ha="center", va="center")
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], [title for title, _ in rows])
+    axes.set_xticks([column + 0.5 for column in range(len(names))], names, rotation=90)
+    axes.xaxis.tick_top()
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
 if __name__ == "__main__":
     with rc_context({"font.size": 13, "axes.titlesize": "medium"}):  # to be read at half size
         draw(panels()).savefig(HERE / "masks.png", dpi=100, metadata={"Software": None})
+    with rc_context({"font.size": 12}):
+        draw_unet(*shares()).savefig(HERE / "unet.png", dpi=100, metadata={"Software": None})
