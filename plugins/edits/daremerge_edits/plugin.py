@@ -1,6 +1,6 @@
 """What this distribution gives daremerge."""
 
-from daremerge_core import hookimpl
+from daremerge_core import ModelEdit, hookimpl
 
 from .clamp import Clamp
 from .noise import Noise
@@ -9,5 +9,5 @@ from .rescale import Rescale
 
 
 @hookimpl
-def daremerge_components():
+def daremerge_components() -> list[type[ModelEdit]]:
     return [Normalize, Noise, Clamp, Rescale]

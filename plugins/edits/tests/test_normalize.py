@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from daremerge_core import MemoryModel, view
+from daremerge_core import MemoryModel, Span, view
 from daremerge_core.errors import PlanError
 from daremerge_core.testing.conformance import TinyGradient
 from daremerge_core.testing.tiny import SHAPES, tiny_model
@@ -172,6 +172,21 @@ class TestFused:
         bias = "single_blocks.0.linear1.bias"
         torch.testing.assert_close(done[bias][6:], a[bias][6:] * factor, rtol=1e-6, atol=0)
 
+    @given(start=st.integers(0, 3 * 320 * 320 - 1), length=st.integers(1, 100_000))
+    @settings(max_examples=25)
+    def test_a_tensor_of_many_blocks_is_the_same_by_spans(self, start: int, length: int) -> None:
+        a, b = (
+            {"b.0.attn.qkv.weight": (1 + s) * torch.randn(960, 320, generator=torch.Generator().manual_seed(s))}
+            for s in (0, 1)
+        )
+        value = view(Normalize(model=MemoryModel(a), like=MemoryModel(b), method="q_norm"))
+        whole = value.read("b.0.attn.qkv.weight")
+        span = Span(start, min(start + length, whole.numel()))
+        assert torch.equal(value.read("b.0.attn.qkv.weight", span), whole.flatten()[span.start : span.stop])
+        (q, _, v), (wanted_q, _, wanted_v) = (w.chunk(3) for w in (whole, b["b.0.attn.qkv.weight"]))
+        torch.testing.assert_close(q.norm(), wanted_q.norm(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(v.norm(), wanted_v.norm(), rtol=1e-5, atol=0)
+
 
 class TestAtTheEdges:
     def test_without_queries_or_keys_the_error_names_the_way_out(self) -> None:
@@ -222,6 +237,7 @@ class TestAtTheEdges:
 
 class TestLaws:
     @given(seed=st.integers(0, 1000), scale=st.floats(1e-3, 1e3))
+    @settings(max_examples=25)
     def test_all_gives_every_weight_bs_norm(self, seed: int, scale: float) -> None:
         a, b = tiny_model(seed), tiny_model(seed + 1, scale=scale)
         value = view(Normalize(model=a, like=b, method="all"))
@@ -230,6 +246,7 @@ class TestLaws:
 
     @pytest.mark.parametrize("method", ["attn_only", "q_norm", "all"])
     @given(seed=st.integers(0, 1000))
+    @settings(max_examples=25)
     def test_is_idempotent_but_for_rounding(self, method: str, seed: int) -> None:
         a, b = block(seed), block(seed + 1)
         once = normalized(a, b, method=method)
