@@ -22,12 +22,15 @@ FACTORS = ("query", "key", "value", "rest", "bias")
 class Normalize(ModelEdit):
     """Scale a model's layers to the norms of another model's.
 
-    With s = ‖Q_B‖ / ‖Q_A‖, of the query weights of each attention (of both streams of a joint one together):
+    Where s = ‖Q_B‖ / ‖Q_A‖, of the query weights of each attention (of both streams of a joint one together):
 
-    - ``attn_only``: Q · s and K / s, weights and biases. QKᵀ, and so what the model computes, stays.
-    - ``q_norm``: the same, and every other layer at B's norm, V too. QKᵀ of the same input stays.
-    - ``all``: every layer at B's norm, Q and K too, a fused tensor as one. QKᵀ changes.
-    - ``none``: nothing.
+    ``attn_only`` is Q · s and K / s, weights and biases: QKᵀ, and so what the model computes, stays.
+
+    ``q_norm`` is the same, and every other layer at B's norm, V too: QKᵀ of the same input stays.
+
+    ``all`` is every layer at B's norm, Q and K too, a fused tensor as one: QKᵀ changes.
+
+    ``none`` is no change.
 
     A layer's factor is that of its weight, and its bias follows; a bias without a weight has its own. The factor is 1
     where a norm is zero or not finite, and for queries without keys or keys without queries: where the other is not
