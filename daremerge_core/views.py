@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .components import (
     Component,
@@ -118,7 +118,7 @@ class TensorView:
         self._whole = component.needs_whole_tensors()
         self._passes = component.passes()
         self._groups: dict[str, list[str]] | None = None
-        self._measured: dict[str, tuple[Tensor, ...]] = {}
+        self._measured: dict[str, tuple[_Kept, ...]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -245,8 +245,8 @@ class TensorView:
                 for _ in range(self._passes):
                     total = _add_up(self._measure(one, done) for one in keys)
                     done = (*done, self._conclude(key, total, done))
-                self._measured[name] = done
-            return self._measured[name]
+                self._measured[name] = tuple(map(_Kept.of, done))
+            return tuple(kept.tensor() for kept in self._measured[name])
 
     def _measure(self, key: str, done: tuple[Tensor, ...]) -> Tensor:
         numel = self.anchor.meta(key).numel
@@ -296,7 +296,7 @@ class TensorView:
             totals: dict[str, Tensor] = {}
             run_in_order(partial(self._measure_job, done, advance), jobs, partial(_add_to, totals))
             done = {name: (*before, self._conclude(first[name], totals[name], before)) for name, before in done.items()}
-        self._measured |= done
+        self._measured |= {name: tuple(map(_Kept.of, measured)) for name, measured in done.items()}
 
     def working_bytes(self, key: str, numel: int) -> int:
         """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
@@ -528,6 +528,26 @@ class GradientView:
 
     def ratio(self, key: str) -> float | None:
         return self._ratios.get(key)
+
+
+class _Kept(NamedTuple):
+    """A measurement kept for as long as the view is.
+
+    As numbers where there are few of them: a small tensor on the heap, among the large ones that come and go, would
+    keep the space before it from being used again, for every tensor of the model.
+    """
+
+    numbers: Any
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, measured: Tensor) -> _Kept:
+        return cls(measured.tolist() if measured.numel() <= 64 else measured, measured.dtype)
+
+    def tensor(self) -> Tensor:
+        import torch
+
+        return torch.as_tensor(self.numbers, dtype=self.dtype)
 
 
 class _MaskedTensors:
