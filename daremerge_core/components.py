@@ -349,6 +349,7 @@ class TensorComponent(Component):
 class _Selective(TensorComponent):
     """What merges and edits share: where they apply, and how strongly."""
 
+    ratio: float = Field(0.0, description="1 keeps the model as it is, 0 takes the edit; values between mix.")
     mask: MaskRef | None = Field(None, description="Only elements selected by this mask may change.")
     gradient: GradientRef | None = Field(None, description="Ratio per layer; replaces --ratio where it has a value.")
     parts: list[Literal["unet", "clip", "vae", "lm", "other"]] | None = Field(
@@ -360,6 +361,20 @@ class _Selective(TensorComponent):
         "error",
         description="Where shapes or architectures differ: stop, keep A's tensor, or leave the tensor out.",
     )
+
+    def check_ratio(self, ratio: float) -> None:
+        """Raise ``ValueError`` for a ratio at which there is no result; asked before any work is done.
+
+        By default a merge that is nested in this component is asked.
+        """
+        for one in self.nested_components():
+            if isinstance(one, _Merge):
+                one.check_ratio(ratio)
+
+    @model_validator(mode="after")
+    def _ratio_is_possible(self) -> Self:
+        self.check_ratio(self.ratio)
+        return self
 
     def leaves_alone(self, place: Place) -> str | None:
         """Why this step never changes the tensor there, in a few words; None where it may.
@@ -374,14 +389,6 @@ class _Merge(_Selective):
     kind: ClassVar[str] = "merge"
 
     ratio: float = Field(0.5, description="1 keeps A, 0 takes B; values outside 0 to 1 extrapolate.")
-
-    def check_ratio(self, ratio: float) -> None:
-        """Raise ``ValueError`` for a ratio at which this method has no result; asked before any work is done."""
-
-    @model_validator(mode="after")
-    def _ratio_is_possible(self) -> Self:
-        self.check_ratio(self.ratio)
-        return self
 
     def merge(self, site: Site) -> Tensor:
         """The merged tensor, in ``site.dtype``, of the shape of the site's tensors. Must not change its inputs."""
@@ -428,7 +435,6 @@ class ModelEdit(_Selective):
 
     kind: ClassVar[str] = "edit"
 
-    ratio: float = Field(0.0, description="1 keeps the model as it is, 0 takes the edit; values between mix.")
     model: ModelRef = Field(description="The model to edit.")
 
     def edit(self, site: Site) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .components import ModelEdit, _Merge, _Selective
+from .components import _Selective
 from .dtypes import FLOATS
 from .errors import PlanError
 from .layout import Layout, LayoutSpec, detect
@@ -101,7 +101,7 @@ def decide(
         chosen -= set(select(keys, component.exclude, what="exclude"))
 
     gradient, mask = component.gradient, component.mask
-    base_ratio = component.ratio if isinstance(component, (_Merge, ModelEdit)) else 0.0
+    base_ratio = component.ratio
     decisions: dict[str, Decision] = {}
     wrong: list[str] = []
     for key in keys:
@@ -114,7 +114,7 @@ def decide(
             mask=mask,
             ratio=base_ratio,
         )
-        if isinstance(component, _Merge) and decision.action is Action.MERGE:
+        if decision.action is Action.MERGE:
             try:
                 component.check_ratio(decision.ratio)
             except ValueError as error:

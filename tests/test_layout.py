@@ -615,3 +615,13 @@ def test_the_documentation_names_every_part_role_and_architecture() -> None:
 def test_unknown_layout_name() -> None:
     with pytest.raises(KeyError, match="sd15"):
         load("sd14")
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("add_q_proj", "attn.q"), ("add_k_proj", "attn.k"), ("add_v_proj", "attn.v"), ("to_add_out", "attn.out")],
+)
+def test_the_text_stream_of_a_joint_attention_in_diffusers_names(name: str, role: str) -> None:
+    key = f"transformer_blocks.3.attn.{name}.weight"
+    layout = detect({key: TensorMeta(key, "F16", (4, 4))})
+    assert layout.place(key).role == role

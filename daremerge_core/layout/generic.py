@@ -19,11 +19,11 @@ class GenericBlock(NamedTuple):
 
 
 UNMISTAKABLE: dict[str, str] = {
-    **dict.fromkeys(("to_q", "q_proj"), "attn.q"),
-    **dict.fromkeys(("to_k", "k_proj"), "attn.k"),
-    **dict.fromkeys(("to_v", "v_proj"), "attn.v"),
+    **dict.fromkeys(("to_q", "add_q_proj", "q_proj"), "attn.q"),
+    **dict.fromkeys(("to_k", "add_k_proj", "k_proj"), "attn.k"),
+    **dict.fromkeys(("to_v", "add_v_proj", "v_proj"), "attn.v"),
     **dict.fromkeys(("to_qkv", "qkv_proj", "qkv", "in_proj_weight", "in_proj_bias"), "attn.qkv"),
-    **dict.fromkeys(("to_out", "o_proj", "self_attn.out_proj"), "attn.out"),
+    **dict.fromkeys(("to_out", "to_add_out", "o_proj", "self_attn.out_proj"), "attn.out"),
     **dict.fromkeys(("q_norm", "k_norm", "query_norm", "key_norm", "norm_q", "norm_k"), "attn.norm"),
     **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "gate_up_proj"), "ff"),
     **dict.fromkeys(("input_layernorm", "post_attention_layernorm", "final_layer_norm"), "norm"),

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from daremerge_core import MemoryModel, Span, view
+from daremerge_core import MemoryModel, Span, TensorMeta, view
 from daremerge_core.layout import detect
 from daremerge_core.rng import accelerated
 from daremerge_core.testing import tiny_model
@@ -52,6 +52,42 @@ def smallest(delta: Tensor, share: float) -> Tensor:
     rank = round(share * size.size)
     kth = np.sort(size, axis=None)[rank - 1] if rank else np.float32(-1)
     return torch.from_numpy(np.asarray((size <= kth) | np.isnan(kth)))
+
+
+class Large:
+    """A model of one tensor of 2²⁷ elements of as many different sizes, out of order."""
+
+    NUMEL = 1 << 27
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, *, zero: bool) -> None:
+        self._zero = zero
+        self.longest = 0
+
+    def keys(self) -> list[str]:
+        return ["w"]
+
+    def meta(self, key: str) -> TensorMeta:
+        return TensorMeta(key, "F32", (self.NUMEL,))
+
+    def read(self, key: str, span: Span | None = None) -> Tensor:
+        assert span is not None, "a tensor of this size is never read whole"
+        self.longest = max(self.longest, span.numel)
+        if self._zero:
+            return torch.zeros(span.numel)
+        # Every number of 27 bits comes up once; above 0x30000000, and read as bits, each is a float of its own.
+        index = torch.arange(span.start, span.stop, dtype=torch.int32)
+        return ((index ^ 0x2AAAAAA) + 0x30000000).view(torch.float32)
+
+    def close(self) -> None: ...
+
+
+def test_exact_at_over_a_hundred_million_elements_in_spans() -> None:
+    model = Large(zero=False)
+    found = view(Magnitude(model=model, base=Large(zero=True), threshold=0.123456789))
+    spans = (Span(start, min(start + (1 << 18), Large.NUMEL)) for start in range(0, Large.NUMEL, 1 << 18))
+    assert sum(int(found.read("w", span).sum()) for span in spans) == round(0.123456789 * Large.NUMEL)
+    assert model.longest == 1 << 18
 
 
 class TestOneTensor:

@@ -143,7 +143,7 @@ def gradient_share(position: Tensor, size: int, t: float, dtype: torch.dtype) ->
     t = min(max(t, 0.0), 1.0)
     mean = (t * t + (1.0 - t) * (1.0 - t)) / 2.0  # of |x − t| over a continuous x
     slope = min(t / (max(t, 1.0 - t) - mean), (1.0 - t) / mean)
-    x = (position.to(dtype) + 0.5) / max(size, 1)
+    x = (position.to(dtype) + 0.5) * (1.0 / max(size, 1))  # not divided: a GPU would round differently
     share = t + ((_mean_distance(size, t) - (x - t).abs()) * slope)
     return share.clamp(0.0, 1.0)  # against rounding only
 

@@ -116,4 +116,4 @@ class Dare(MergeMethod):
             return total
         for draw in range(1, self.iterations):
             total = total + sparsifier.sparsify(site, delta, draw=draw)
-        return total / self.iterations
+        return total * (1.0 / self.iterations)

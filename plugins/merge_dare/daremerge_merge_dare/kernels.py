@@ -12,9 +12,10 @@ from daremerge_core.kernels import select
 def drop(delta: Tensor, keep: Tensor, drop_rate: float, *, rescale: bool) -> Tensor:
     """m ⊙ δ / (1 − p): δ where ``keep``, scaled so that its expectation stays δ; zero elsewhere.
 
-    A drop rate of 1 gives zeros, and a dropped element is zero even where δ is NaN or infinite.
+    A drop rate of 1 gives zeros, and a dropped element is zero even where δ is NaN or infinite. Written as a product:
+    a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
     """
-    kept = delta / (1.0 - drop_rate) if rescale and drop_rate < 1.0 else delta
+    kept = delta * (1.0 / (1.0 - drop_rate)) if rescale and drop_rate < 1.0 else delta
     return select(keep, kept)
 
 

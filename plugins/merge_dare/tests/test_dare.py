@@ -195,3 +195,8 @@ class TestBlend:
         result = merged(found, drop_rate=0.5, ratio=0.4, blend=blend)
         assert torch.equal(result, expected.read(KEY))
         assert not torch.equal(result, a)
+
+    def test_a_ratio_that_the_blend_refuses_is_refused(self) -> None:
+        found = models()
+        with pytest.raises(ValueError, match="weigh"):
+            Dare(**found, blend="scaled-add", ratio=2.0)
