@@ -244,8 +244,8 @@ class Component(BaseModel):
 
     @classmethod
     def summary(cls) -> str:
-        """The first line of the docstring."""
-        return (cls.__doc__ or "").strip().partition("\n")[0]
+        """The first line of the docstring, as plain text."""
+        return (cls.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
 @cache

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,22 @@ def test_the_readmes_python_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     (code,) = blocks(ROOT / "README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "merged.safetensors").exists()
+
+
+def test_the_python_of_the_page_on_masks_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for index, name in enumerate(("realistic", "anime", "sd15")):
+        save(tmp_path / f"{name}.safetensors", small_sd15(index))
+    page = ROOT / "docs" / "masks-and-gradients.md"
+    (code,) = blocks(page, "python")
+    made: dict[str, Any] = {}
+    exec(compile(code, page.name, "exec"), made)
+    selected = made["protect"].read(made["key"])
+    assert int(selected.sum()) == made["held"].count(made["key"])
+    unchanged = made["merged"].read(made["key"])[~selected]
+    assert torch.equal(unchanged, made["a"].read(made["key"])[~selected])
+    for model in ("a", "b", "base"):
+        made[model].close()
 
 
 def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:

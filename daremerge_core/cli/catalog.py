@@ -45,7 +45,10 @@ def plugins_command(ctx: click.Context, verbose: bool) -> None:
     catalog = discover()
     rows = []
     for plugin in catalog.plugins:
-        gives = ", ".join(f"{cls.kind}.{cls.name}" for cls in plugin.components)
+        by_kind: dict[str, list[str]] = {}
+        for cls in plugin.components:
+            by_kind.setdefault(cls.kind, []).append(cls.name)
+        gives = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_kind.items())
         rows.append(
             (
                 plugin.name,
