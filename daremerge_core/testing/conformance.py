@@ -154,16 +154,32 @@ class _TensorTests(ComponentTests):
                         )
 
 
-class MergeMethodTests(_TensorTests):
-    """The contract of a merge method. ``exact_ends`` says which ratios must give A or B bit for bit."""
+class _SelectiveTests(_TensorTests):
+    """Laws of what takes a ratio and a mask: merges and edits."""
 
-    exact_ends: ClassVar[str] = "ab"
-
-    def test_ratio_1_is_a(self) -> None:
+    def test_ratio_1_is_the_model_it_starts_from(self) -> None:
         for options in self.cases:
             value = self.values({**options, "ratio": 1.0})
             for key in value.keys():
                 assert _same(value.read(key), value.anchor.read(key))
+
+    def test_a_mask_of_false_is_the_model_it_starts_from(self) -> None:
+        for options in self.cases:
+            value = self.values({**options, "mask": ConstantMask(False)})
+            for key in value.keys():
+                assert _same(value.read(key), value.anchor.read(key))
+
+    def test_a_mask_of_true_changes_nothing(self) -> None:
+        for options in self.cases:
+            masked, plain = self.values({**options, "mask": ConstantMask(True)}), self.values(options)
+            for key in plain.keys():
+                assert _same(masked.read(key), plain.read(key))
+
+
+class MergeMethodTests(_SelectiveTests):
+    """The contract of a merge method. ``exact_ends`` says which ratios must give A or B bit for bit."""
+
+    exact_ends: ClassVar[str] = "ab"
 
     def test_t_zero_is_a(self) -> None:
         if "a" not in self.exact_ends:
@@ -182,39 +198,9 @@ class MergeMethodTests(_TensorTests):
             for key in self.keys(value):
                 assert _same(value.read(key), value.component.b.read(key))
 
-    def test_a_mask_of_false_is_a(self) -> None:
-        for options in self.cases:
-            value = self.values({**options, "mask": ConstantMask(False)})
-            for key in value.keys():
-                assert _same(value.read(key), value.anchor.read(key))
 
-    def test_a_mask_of_true_changes_nothing(self) -> None:
-        for options in self.cases:
-            masked, plain = self.values({**options, "mask": ConstantMask(True)}), self.values(options)
-            for key in plain.keys():
-                assert _same(masked.read(key), plain.read(key))
-
-
-class ModelEditTests(_TensorTests):
+class ModelEditTests(_SelectiveTests):
     """The contract of a model edit."""
-
-    def test_ratio_1_is_the_model(self) -> None:
-        for options in self.cases:
-            value = self.values({**options, "ratio": 1.0})
-            for key in value.keys():
-                assert _same(value.read(key), value.anchor.read(key))
-
-    def test_a_mask_of_false_is_the_model(self) -> None:
-        for options in self.cases:
-            value = self.values({**options, "mask": ConstantMask(False)})
-            for key in value.keys():
-                assert _same(value.read(key), value.anchor.read(key))
-
-    def test_a_mask_of_true_changes_nothing(self) -> None:
-        for options in self.cases:
-            masked, plain = self.values({**options, "mask": ConstantMask(True)}), self.values(options)
-            for key in plain.keys():
-                assert _same(masked.read(key), plain.read(key))
 
 
 class MaskerTests(_TensorTests):
