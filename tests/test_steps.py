@@ -19,7 +19,7 @@ from daremerge_core import MemoryModel, Span, view
 from daremerge_core.api import merge_recipe
 from daremerge_core.engine import Settings
 from daremerge_core.errors import PlanError
-from daremerge_core.stores import BitMask, GradientFile, MaskFile, PackedMask, hold_mask
+from daremerge_core.stores import BitMask, GradientFile, MaskFile, PackedMask, hold_mask, write_gradient
 from daremerge_core.testing import tiny_model, tiny_tensors
 from daremerge_core.testing.layouts import HeaderModel, load
 from daremerge_core.testing.tiny import SHAPES
@@ -271,6 +271,19 @@ class TestCommands:
         assert done.exit_code == 0, done.output
         assert "output" in done.output
         assert set(models.folder.iterdir()) == before
+
+    def test_blocks_of_one_ratio_share_a_row(self, cli: Cli, tmp_path: Path) -> None:
+        ratios = {
+            f"model.layers.{i}.{name}.weight": 0.5 if name == "up" else None for i in range(12) for name in ("up", "n")
+        }
+        ratios["model.layers.12.up.weight"] = 0.25
+        write_gradient(tmp_path / "g.json", ratios)
+        rows = [line.split("  ") for line in cli("inspect", "g.json").output.splitlines()[2:]]
+        shown = [[cell.strip() for cell in row if cell.strip()][1:] for row in rows]
+        assert shown == [
+            ["model.layers.0 … model.layers.11", "24", "0.5, 12 tensors without"],
+            ["model.layers.12", "1", "0.25"],
+        ]
 
     def test_inspect_as_json(self, cli: Cli, models: SimpleNamespace) -> None:
         assert cli("mask", "positive", "a.safetensors", "-o", "m.safetensors").exit_code == 0

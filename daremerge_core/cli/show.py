@@ -85,17 +85,18 @@ def show_gradient(gradient: Gradient, *, indent: str = "") -> None:
     for key in keys:
         place = layout.place(key)
         blocks.setdefault((place.part, place.block or "-"), []).append(gradient.ratio(key))
-    table_rows: list[tuple[str, str, str, int, str]] = []
+    runs: list[tuple[str, list[str], list[float | None]]] = []
     for part, block in _forward(layout, blocks):
         found = blocks[part, block]
-        words, last = _range_of(found), table_rows[-1] if table_rows else None
-        if last and (last[0], last[4]) == (part, words):
-            table_rows[-1] = (part, last[1], block, last[3] + len(found), words)
+        if runs and runs[-1][0] == part and set(runs[-1][2]) == set(found):
+            runs[-1][1].append(block)
+            runs[-1][2].extend(found)
         else:
-            table_rows.append((part, block, block, len(found), words))
+            runs.append((part, [block], list(found)))
     rows = [("part", "blocks", "tensors", "ratio")]
-    for part, first, final, count, words in table_rows:
-        rows.append((part, first if first == final else f"{first} … {final}", str(count), words))
+    for part, names, ratios in runs:
+        shown = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+        rows.append((part, shown, str(len(ratios)), _range_of(ratios)))
     click.echo(table(rows, indent=indent))
 
 
