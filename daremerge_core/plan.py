@@ -220,10 +220,23 @@ def _versions(graph: Graph, catalog: Catalog) -> dict[str, str]:
     return used
 
 
+def _strangers(step: str, port: str, value: Mask | Gradient | None, anchor: Model) -> Iterable[str]:
+    """A warning where a step's mask or gradient is for tensors that its model does not have."""
+    keys = [] if value is None else list(value.keys())
+    unknown = set(keys) - set(anchor.keys())
+    if unknown:
+        yield (
+            f"step {step!r}: the {port} is for {len(keys)} tensors, and the model lacks {len(unknown)} of them, "
+            f"such as {min(unknown)!r}: was it made for another model?"
+        )
+
+
 def _warnings(plan: Plan) -> Iterable[str]:
     for name, value in plan.views.items():
         if isinstance(value, ModelView) and all(d.action is not Action.MERGE for d in value.decisions.values()):
             yield f"step {name!r} changes nothing: every ratio is 1"
+        for port in ("mask", "gradient") if isinstance(value, ModelView) else ():
+            yield from _strangers(name, port, getattr(value.component, port), value.anchor)
     archs = {one.name: detect_layout(one.value).arch for one in plan.inputs if one.kind == "model"}
     if "generic" in archs.values() and len(set(archs.values())) > 1:
         unknown = ", ".join(sorted(name for name, arch in archs.items() if arch == "generic"))

@@ -257,6 +257,19 @@ class TestCommands:
         assert cli("run", "one.safetensors", "-o", "two.safetensors").exit_code == 0
         assert (models.folder / "one.safetensors").read_bytes() == (models.folder / "two.safetensors").read_bytes()
 
+    def test_a_gradient_of_another_model_is_warned_of(self, cli: Cli, models: SimpleNamespace) -> None:
+        write_gradient(models.folder / "g.json", {Q: 0.5, "some.other.weight": 0.5})
+        done = cli("merge", "halfway", "a.safetensors", "b.safetensors", "--gradient", "g.json", "--dry-run")
+        assert (
+            "the gradient is for 2 tensors, and the model lacks 1 of them, such as 'some.other.weight'" in done.output
+        )
+
+    def test_a_mistake_of_several_fields_is_told_without_the_steps_name(
+        self, cli: Cli, models: SimpleNamespace
+    ) -> None:
+        done = cli("mask", "partition", "a.safetensors", "--index", "5", "-o", "m.safetensors")
+        assert done.output.startswith("Error: index is 5, but there are 4 sets")
+
     def test_an_edit_writes_a_model(self, cli: Cli, models: SimpleNamespace) -> None:
         done = cli("edit", "negate", "a.safetensors", "--include", "*.to_q.weight", "-o", "e.safetensors")
         assert done.exit_code == 0, done.output

@@ -132,4 +132,5 @@ def _as_flags(message: str, cls: type[Component]) -> str:
         name, info = fields.get(said, (said, None))
         return said.upper() if info and is_argument(cls, name) else flag(said, info)
 
-    return re.sub(rf"steps\.{STEP[cls.kind]}\.(\w+)", word, message)
+    step = rf"steps\.{STEP[cls.kind]}"
+    return re.sub(rf"{step}: ", "", re.sub(rf"{step}\.(\w+)", word, message))
