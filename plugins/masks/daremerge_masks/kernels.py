@@ -60,7 +60,7 @@ def same_sign(deltas: Sequence[Tensor], at_least: int) -> Tensor:
 
 
 def tall_mask(delta: Tensor, others: Sequence[Tensor], strength: float) -> Tensor:
-    """|τ| ≥ λ |Στ − τ|, equation 4 of arXiv 2405.07813; Στ − τ is the sum of the other deltas, in their order."""
+    """|τ| ≥ λ |Στ − τ| (arXiv 2405.07813); Στ − τ is the sum of the other deltas, in their order."""
     return delta.abs() >= strength * reduce(torch.add, others).abs()
 
 
