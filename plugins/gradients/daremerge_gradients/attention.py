@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from daremerge_core import GradientFamily, Layout, Place
+from daremerge_core import Layout, Place
 
-from .options import Part, needs_any
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .options import NeedsAny, Part
 
 __all__ = ["AttentionGradient"]
 
@@ -21,7 +17,7 @@ ATTENTION = frozenset({"attn.q", "attn.k", "attn.v", "attn.qkv", "attn.out", "at
 RATIO = "1 keeps A, 0 takes B; not given: left alone."
 
 
-class AttentionGradient(GradientFamily):
+class AttentionGradient(NeedsAny):
     """One ratio each for attention, feed-forward layers and normalisation of transformer blocks.
 
     ``norm`` covers the normalisations that stand directly before or behind an attention or a feed-forward layer, and
@@ -32,6 +28,7 @@ class AttentionGradient(GradientFamily):
     """
 
     name = "attention"
+    any_of = ("norm", "attn", "ff", "fused")
     norm: float | None = Field(None, description=f"Ratio of the normalisations of transformer blocks. {RATIO}")
     attn: float | None = Field(None, description=f"Ratio of queries, keys, values and attention's output. {RATIO}")
     ff: float | None = Field(None, description=f"Ratio of the feed-forward layers. {RATIO}")
@@ -43,11 +40,6 @@ class AttentionGradient(GradientFamily):
         min_length=1,
         description="Where: unet, clip, vae, lm, other. Text encoders have transformer blocks too, when clip is named.",
     )
-
-    @model_validator(mode="after")
-    def _something_is_given(self) -> Self:
-        needs_any(self, "norm", "attn", "ff", "fused")
-        return self
 
     def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
         holders = _holders(layout)

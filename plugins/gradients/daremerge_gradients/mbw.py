@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from daremerge_core import GradientFamily, Layout, Place
+from daremerge_core import Layout, Place
 
 from .block_names import BASE, BlockNames, Dialect, Unit, name_blocks, summary
-from .options import needs_any
+from .options import NeedsAny
 from .presets import PRESETS, canonical_preset, preset_of_base
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["MbwGradient"]
 
 
-class MbwGradient(GradientFamily):
+class MbwGradient(NeedsAny):
     """A ratio for each block (merge block weighted), with the names, lists and presets of other tools.
 
     Later ones win: the rest, the preset, the weights, then the blocks in their order. All numbers are ratios, 1 keeps
@@ -30,6 +26,7 @@ class MbwGradient(GradientFamily):
     """
 
     name = "mbw"
+    any_of = ("blocks", "weights", "preset", "rest")
     blocks: dict[str, float] = Field(
         {},
         description="Ratios by block: input_blocks.1, input_blocks.{0-3}, middle_block, clip_l.layers.0, "
@@ -62,11 +59,6 @@ class MbwGradient(GradientFamily):
     @classmethod
     def _is_known(cls, preset: str | None) -> str | None:
         return None if preset is None else canonical_preset(preset)
-
-    @model_validator(mode="after")
-    def _something_is_given(self) -> Self:
-        needs_any(self, "blocks", "weights", "preset", "rest")
-        return self
 
     def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
         names = name_blocks(layout, self.dialect)

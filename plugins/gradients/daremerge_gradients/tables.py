@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from daremerge_core import GradientFamily, Layout, Place
 from daremerge_core.select import select
 
-from .options import needs_any
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .options import NeedsAny
 
 __all__ = ["PartsGradient", "PatternGradient"]
 
@@ -38,20 +34,16 @@ class PatternGradient(GradientFamily):
         return lambda place: ratios.get(place.key, self.rest)
 
 
-class PartsGradient(GradientFamily):
+class PartsGradient(NeedsAny):
     """One ratio for each part of a checkpoint."""
 
     name = "parts"
+    any_of = ("unet", "clip", "vae", "lm", "other")
     unet: float | None = Field(None, description=f"Ratio of the denoiser, U-Net or transformer. {RATIO}")
     clip: float | None = Field(None, description=f"Ratio of the text encoders. {RATIO}")
     vae: float | None = Field(None, description=f"Ratio of the autoencoder. {RATIO}")
     lm: float | None = Field(None, description=f"Ratio of a language model's decoder. {RATIO}")
     other: float | None = Field(None, description=f"Ratio of what belongs to none of these. {RATIO}")
-
-    @model_validator(mode="after")
-    def _something_is_given(self) -> Self:
-        needs_any(self, "unet", "clip", "vae", "lm", "other")
-        return self
 
     def ratio(self, place: Place) -> float | None:
         ratio: float | None = getattr(self, place.part)

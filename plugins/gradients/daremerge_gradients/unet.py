@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from daremerge_core import GradientFamily, Layout, Place
+from daremerge_core import Layout, Place
 
-from .options import needs_any
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .options import NeedsAny
 
 __all__ = ["BlockGradient", "ShellGradient", "blocks_by_kind"]
 
@@ -46,24 +42,20 @@ def _require_unet(layout: Layout, name: str) -> dict[str, list[str]]:
     return found
 
 
-class BlockGradient(GradientFamily):
+class BlockGradient(NeedsAny):
     """One ratio for each kind of block of a Stable Diffusion U-Net.
 
     Covers the blocks named, whole, and nothing else of the checkpoint.
     """
 
     name = "block"
+    any_of = ("time", "label", "input", "middle", "output", "out")
     time: float | None = Field(None, description=f"Ratio of time_embed. {RATIO}")
     label: float | None = Field(None, description=f"Ratio of label_emb, which SDXL has. {RATIO}")
     input: float | None = Field(None, description=f"Ratio of all input_blocks. {RATIO}")
     middle: float | None = Field(None, description=f"Ratio of middle_block. {RATIO}")
     output: float | None = Field(None, description=f"Ratio of all output_blocks. {RATIO}")
     out: float | None = Field(None, description=f"Ratio of out, the last convolution. {RATIO}")
-
-    @model_validator(mode="after")
-    def _something_is_given(self) -> Self:
-        needs_any(self, "time", "label", "input", "middle", "output", "out")
-        return self
 
     def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
         _require_unet(layout, self.name)
@@ -82,7 +74,7 @@ class BlockGradient(GradientFamily):
         return ratio
 
 
-class ShellGradient(GradientFamily):
+class ShellGradient(NeedsAny):
     """One ratio for each of three shells around a U-Net's middle, like those of an onion.
 
     The exterior is the first third of the input blocks and the last third of the output blocks, the core the middle
@@ -91,14 +83,10 @@ class ShellGradient(GradientFamily):
     """
 
     name = "shell"
+    any_of = ("exterior", "interior", "core")
     exterior: float | None = Field(None, description=f"Ratio of the outer third (SD1.5: IN00–03, OUT08–11). {RATIO}")
     interior: float | None = Field(None, description=f"Ratio of the next third (SD1.5: IN04–07, OUT04–07). {RATIO}")
     core: float | None = Field(None, description=f"Ratio of the rest (SD1.5: IN08–11, M00, OUT00–03). {RATIO}")
-
-    @model_validator(mode="after")
-    def _something_is_given(self) -> Self:
-        needs_any(self, "exterior", "interior", "core")
-        return self
 
     def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
         kinds = _require_unet(layout, self.name)
