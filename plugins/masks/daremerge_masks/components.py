@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import and_, or_, xor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -238,49 +238,47 @@ class Overlap(Masker):
 # --- from other masks --------------------------------------------------------------------------------
 
 
+def _without(mask: Tensor, other: Tensor) -> Tensor:
+    return mask & ~other
+
+
 class _SetOperation(MaskEditor):
+    fold: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    """What two masks make; of more, from the left."""
+
     masks: list[MaskRef] = Field(min_length=2, description="The masks, two or more.")
+
+    def mask(self, site: Site) -> Tensor:
+        selected: Tensor = reduce(type(self).fold, site["masks"])
+        return selected
 
 
 class Union(_SetOperation):
     """Select what any of the masks selects."""
 
     name = "union"
-
-    def mask(self, site: Site) -> Tensor:
-        selected: Tensor = reduce(or_, site["masks"])
-        return selected
+    fold = or_
 
 
 class Intersect(_SetOperation):
     """Select what all of the masks select."""
 
     name = "intersect"
-
-    def mask(self, site: Site) -> Tensor:
-        selected: Tensor = reduce(and_, site["masks"])
-        return selected
+    fold = and_
 
 
 class Difference(_SetOperation):
     """Select what the first mask selects and none of the others does."""
 
     name = "difference"
-
-    def mask(self, site: Site) -> Tensor:
-        first, *rest = site["masks"]
-        selected: Tensor = first & ~reduce(or_, rest)
-        return selected
+    fold = _without
 
 
 class Xor(_SetOperation):
     """Select what an odd number of the masks select: of two masks, their union without their intersection."""
 
     name = "xor"
-
-    def mask(self, site: Site) -> Tensor:
-        selected: Tensor = reduce(xor, site["masks"])
-        return selected
+    fold = xor
 
 
 class Invert(MaskEditor):

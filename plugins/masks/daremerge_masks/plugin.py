@@ -2,41 +2,25 @@
 
 from daremerge_core import MaskEditor, Masker, hookimpl
 
-from .components import (
-    Difference,
-    Edit,
-    Everything,
-    Gaussian,
-    Intersect,
-    Invert,
-    Magnitude,
-    Nothing,
-    Overlap,
-    Partition,
-    Pattern,
-    Random,
-    SignAgreement,
-    Union,
-    Xor,
-)
+from . import components
 
 
 @hookimpl
 def daremerge_components() -> list[type[Masker] | type[MaskEditor]]:
     return [
-        Difference,
-        Edit,
-        Everything,
-        Gaussian,
-        Intersect,
-        Invert,
-        Magnitude,
-        Nothing,
-        Overlap,
-        Partition,
-        Pattern,
-        Random,
-        SignAgreement,
-        Union,
-        Xor,
+        components.Difference,
+        components.Edit,
+        components.Everything,
+        components.Gaussian,
+        components.Intersect,
+        components.Invert,
+        components.Magnitude,
+        components.Nothing,
+        components.Overlap,
+        components.Partition,
+        components.Pattern,
+        components.Random,
+        components.SignAgreement,
+        components.Union,
+        components.Xor,
     ]

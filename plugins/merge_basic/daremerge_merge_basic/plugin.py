@@ -2,35 +2,22 @@
 
 from daremerge_core import MergeMethod, hookimpl
 
-from .components import (
-    AddDifference,
-    Bislerp,
-    Colorize,
-    Cosine,
-    Cubic,
-    Cyclic,
-    Gradient,
-    Hslerp,
-    Lerp,
-    ScaledAdd,
-    Slerp,
-    Slice,
-)
+from . import components
 
 
 @hookimpl
 def daremerge_components() -> list[type[MergeMethod]]:
     return [
-        AddDifference,
-        Bislerp,
-        Colorize,
-        Cosine,
-        Cubic,
-        Cyclic,
-        Gradient,
-        Hslerp,
-        Lerp,
-        ScaledAdd,
-        Slerp,
-        Slice,
+        components.AddDifference,
+        components.Bislerp,
+        components.Colorize,
+        components.Cosine,
+        components.Cubic,
+        components.Cyclic,
+        components.Gradient,
+        components.Hslerp,
+        components.Lerp,
+        components.ScaledAdd,
+        components.Slerp,
+        components.Slice,
     ]
