@@ -23,6 +23,7 @@ from daremerge_core.stores import BitMask, GradientFile, MaskFile, PackedMask, h
 from daremerge_core.testing import tiny_model, tiny_tensors
 from daremerge_core.testing.layouts import HeaderModel, load
 from daremerge_core.testing.tiny import SHAPES
+from daremerge_core.views import MaskView
 
 Cli = Callable[..., Result]
 A, B = tiny_model(1), tiny_model(2)
@@ -79,15 +80,33 @@ class TestMasks:
         assert [kept.numel() for kept in mask.measured(Q)] == [1]
 
     @pytest.mark.parametrize("over", ["tensor", "block", "model"])
-    def test_the_same_bytes_for_any_threads_and_memory(self, models: SimpleNamespace, over: str) -> None:
+    def test_the_same_bytes_for_any_threads_memory_and_spans(
+        self, models: SimpleNamespace, over: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         step = {"op": "mask.above-mean", "model": "a", "over": over}
         recipe = {"models": {"a": "a.safetensors"}, "steps": {"m": step}, "output": "m"}
-        found = set()
-        for index, settings in enumerate((Settings(threads=1), Settings(threads=3), Settings(memory=1 << 16))):
-            path = models.folder / f"{index}.safetensors"
-            merge_recipe(recipe, path, folder=models.folder, settings=settings)
-            found.add(path.read_bytes())
-        assert len(found) == 1
+
+        def made(settings: Settings) -> bytes:
+            path = models.folder / "m.safetensors"
+            merge_recipe(recipe, path, folder=models.folder, settings=settings, overwrite=True)
+            return path.read_bytes()
+
+        expected = made(Settings(threads=1))
+        assert made(Settings(threads=3)) == expected
+        monkeypatch.setattr("daremerge_core.engine.SPAN", 2)  # bytes of the file: 16 elements
+        monkeypatch.setattr("daremerge_core.engine.TASK", 6)
+        monkeypatch.setattr("daremerge_core.stores.mask_file._STEP", 8)
+        longest = 0
+        read = MaskView.read
+
+        def watched(mask: MaskView, key: str, span: Span | None = None) -> torch.Tensor:
+            nonlocal longest
+            longest = max(longest, 0 if span is None else span.numel)
+            return read(mask, key, span)
+
+        monkeypatch.setattr(MaskView, "read", watched)
+        assert made(Settings(threads=3)) == expected
+        assert longest == 8, "the masks must really have been cut"
 
 
 class TestPacking:
