@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .components import GradientEditor as GradientEditor
     from .components import GradientFamily as GradientFamily
     from .components import GradientRef as GradientRef
+    from .components import LoraRef as LoraRef
+    from .components import LoraTool as LoraTool
     from .components import MaskEditor as MaskEditor
     from .components import Masker as Masker
     from .components import MaskerRef as MaskerRef
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     from .components import ModelEdit as ModelEdit
     from .components import ModelRef as ModelRef
     from .components import MultiMergeMethod as MultiMergeMethod
+    from .components import RecipeRef as RecipeRef
     from .components import Reporter as Reporter
     from .components import Sparsifier as Sparsifier
     from .components import SparsifierRef as SparsifierRef
+    from .components import WeightedBy as WeightedBy
     from .errors import DaremergeError as DaremergeError
     from .hooks import hookimpl as hookimpl
     from .layout import Layout as Layout
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from .site import Site as Site
     from .stores import open_model as open_model
     from .stores.memory import MemoryModel as MemoryModel
+    from .survey import Survey as Survey
     from .values import Gradient as Gradient
     from .values import Mask as Mask
     from .values import Model as Model
@@ -61,6 +66,8 @@ _HOMES = {
         "GradientEditor",
         "GradientFamily",
         "GradientRef",
+        "LoraRef",
+        "LoraTool",
         "MaskEditor",
         "MaskRef",
         "Masker",
@@ -69,9 +76,11 @@ _HOMES = {
         "ModelEdit",
         "ModelRef",
         "MultiMergeMethod",
+        "RecipeRef",
         "Reporter",
         "Sparsifier",
         "SparsifierRef",
+        "WeightedBy",
     ],
     "errors": ["DaremergeError"],
     "hooks": ["hookimpl"],
@@ -79,6 +88,7 @@ _HOMES = {
     "site": ["Site"],
     "stores": ["open_model"],
     "stores.memory": ["MemoryModel"],
+    "survey": ["Survey"],
     "values": ["Gradient", "Mask", "Model", "Report", "Span", "TensorMeta"],
     "views": ["view"],
 }

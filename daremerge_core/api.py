@@ -13,12 +13,14 @@ from .errors import OutputError
 from .plan import Plan, make_plan
 from .recipe import Recipe, parse_recipe, resolve
 from .sizes import parse_size
+from .stores.atomic import resolve_target
 
 if TYPE_CHECKING:
     from .engine import Progress, Settings, Summary
     from .stores.sink import Sink
+    from .values import Report
 
-__all__ = ["create_sink", "merge_recipe", "plan_recipe", "run_plan"]
+__all__ = ["create_sink", "make_report", "merge_recipe", "plan_recipe", "report_on", "run_plan"]
 
 
 def plan_recipe(
@@ -69,6 +71,33 @@ def _write_gradient(plan: Plan, path: Path, *, overwrite: bool) -> Summary:
     return Summary([written], {}, sum(ratio is not None for ratio in ratios.values()), Counter(), Counter())
 
 
+def make_report(
+    plan: Plan,
+    *,
+    catalog: Catalog | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Report:
+    """The report that a plan is for: a plan whose output is a step of kind ``report``."""
+    from .engine import Settings, survey
+
+    catalog = catalog or discover()
+    layouts = [spec for group in catalog.hook.daremerge_layouts() for spec in group]
+    return survey(plan, settings or Settings(), progress=progress, cancel=cancel, layouts=layouts)
+
+
+def report_on(plan: Plan, name: str, *, catalog: Catalog | None = None) -> Plan:
+    """A plan for the report called ``name`` on ``plan``, which the reporter's port ``recipe`` takes.
+
+    Raises:
+        CatalogError: there is no such report; says what to install.
+    """
+    catalog = catalog or discover()
+    reporter = catalog.get("report", name)(recipe=plan)  # type: ignore[call-arg]
+    return Plan(plan.graph, [], plan.views, reporter, "report")
+
+
 def run_plan(
     plan: Plan,
     output: Path,
@@ -82,6 +111,8 @@ def run_plan(
 ) -> Summary:
     """Compute a plan's result and write it to ``output``, whole or not at all: a model, a mask or a gradient.
 
+    A report is made by :func:`make_report`, and written by :func:`daremerge_core.rendering.write_report`.
+
     Args:
         expected: content identities that the inputs must have, by name.
     """
@@ -89,8 +120,11 @@ def run_plan(
     if plan.kind == "gradient":
         summary = _write_gradient(plan, output, overwrite=overwrite)
     else:
-        from .engine import Settings, execute  # before there is anything to clean up: this imports torch
+        from .engine import Settings, execute, settle  # before there is anything to clean up: this imports torch
 
+        if plan.unsettled():  # then the file's header is not known yet, but where it goes can be checked
+            resolve_target(output, overwrite=overwrite, folder=plan.graph.recipe.output.shard_size is not None)
+            settle(plan, settings or Settings(), progress=progress, cancel=cancel)
         sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
         summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
     catalog.hook.daremerge_finished(plan=plan, summary=summary)

@@ -16,7 +16,8 @@ kind                      class                                    verb
                           :class:`MaskEditor`
 ``gradient``              :class:`GradientFamily`,                 ``ratio(place)``
                           :class:`GradientEditor`
-``report``                :class:`Reporter`                        ``report(subject)``
+``lora``                  :class:`LoraTool`                        ``lora()``
+``report``                :class:`Reporter`                        ``report(survey)``
 ========================  =======================================  =====================
 
 Importing this module does not import torch.
@@ -25,7 +26,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
     from .layout import Layout, Place
     from .site import Site
-    from .values import Report
+    from .survey import Survey
+    from .values import Model, Report
 
 __all__ = [
     "BlendRef",
@@ -57,6 +59,8 @@ __all__ = [
     "GradientEditor",
     "GradientFamily",
     "GradientRef",
+    "LoraRef",
+    "LoraTool",
     "MaskEditor",
     "MaskRef",
     "Masker",
@@ -66,16 +70,20 @@ __all__ = [
     "ModelRef",
     "MultiMergeMethod",
     "Port",
+    "RecipeRef",
     "Reporter",
     "Scope",
     "Sparsifier",
     "SparsifierRef",
     "TensorComponent",
+    "WeightedBy",
     "nested",
     "ports",
 ]
 
 Scope = Literal["tensor", "block", "model"]
+ValueKind = Literal["model", "mask", "gradient", "recipe"]
+"""What a port can hold. A recipe comes as a :class:`~daremerge_core.plan.Plan`: met with its files."""
 
 
 # --- ports: fields that hold another value of the recipe -------------------------------------------
@@ -88,22 +96,44 @@ class Port:
     In a recipe the field holds a name (of a step or a model) or a path; in Python it may hold the value itself.
     """
 
-    kind: Literal["model", "mask", "gradient"]
+    kind: ValueKind
     many: bool = False
+    aside: bool = False
+    """Whether the component reads this model by itself, rather than tensor by tensor beside its anchor: a LoRA, whose
+    tensors have other names."""
+    weights: str | None = None
+    """The field with a number for each value of a list; on the command line ``FILE:NUMBER`` gives both."""
 
 
-_VALUE_METHODS = {"model": ("meta", "read"), "mask": ("shape", "read"), "gradient": ("ratio",)}
+@dataclass(frozen=True)
+class WeightedBy:
+    """Marks a list of ports whose values have a number each, in the list field of this name.
+
+    ``Annotated[list[LoraRef], WeightedBy("strengths")]``: on the command line ``FILE:0.8`` gives both.
+    """
+
+    field: str
 
 
-def _reference(kind: str) -> BeforeValidator:
+_VALUE_METHODS: dict[ValueKind, tuple[str, ...]] = {
+    "model": ("meta", "read"),
+    "mask": ("shape", "read"),
+    "gradient": ("ratio",),
+    "recipe": ("recipe", "counts"),
+}
+
+
+def _reference(kind: ValueKind) -> BeforeValidator:
+    name = "path" if kind == "recipe" else "name of a step or model, or a path"
+
     def check(value: Any) -> Any:
         if isinstance(value, str):
             if not value:
-                raise ValueError(f"a {kind} is needed: the name of a step or model, or a path")
+                raise ValueError(f"a {kind} is needed: the {name}")
             return value
         if all(callable(getattr(value, method, None)) for method in _VALUE_METHODS[kind]):
             return value
-        raise ValueError(f"not a {kind}: give the name of a step or model, or a path")
+        raise ValueError(f"not a {kind}: give the {name}")
 
     return BeforeValidator(check)
 
@@ -112,19 +142,24 @@ def _dump_reference(value: Any) -> Any:
     return value if isinstance(value, str) or value is None else f"<{type(value).__name__}>"
 
 
-def _ref(kind: Literal["model", "mask", "gradient"]) -> Any:
+def _ref(kind: ValueKind, *, aside: bool = False) -> Any:
     schema = WithJsonSchema({"type": "string", "description": f"Name or path of a {kind}."})
-    return Annotated[Any, Port(kind), _reference(kind), PlainSerializer(_dump_reference, when_used="json"), schema]
+    dump = PlainSerializer(_dump_reference, when_used="json")
+    return Annotated[Any, Port(kind, aside=aside), _reference(kind), dump, schema]
 
 
 if TYPE_CHECKING:
     ModelRef = Any
+    LoraRef = Any
     MaskRef = Any
     GradientRef = Any
+    RecipeRef = Any
 else:
     ModelRef = _ref("model")
+    LoraRef = _ref("model", aside=True)
     MaskRef = _ref("mask")
     GradientRef = _ref("gradient")
+    RecipeRef = _ref("recipe")
 
 
 # --- nested components: fields that hold another component ------------------------------------------
@@ -255,7 +290,8 @@ def ports(cls: type[Component]) -> dict[str, Port]:
     for name, field in cls.model_fields.items():
         marks = [mark for mark in _marks(field) if isinstance(mark, Port)]
         if marks:
-            found[name] = Port(marks[0].kind, many=_is_list(field.annotation))
+            weights = next((mark.field for mark in _marks(field) if isinstance(mark, WeightedBy)), None)
+            found[name] = replace(marks[0], many=_is_list(field.annotation), weights=weights)
     return found
 
 
@@ -534,16 +570,36 @@ class GradientEditor(_Gradient):
     """
 
 
+class LoraTool(Component):
+    """A LoRA file made from models or from other LoRAs: ``lora`` answers it as a lazy model.
+
+    Putting a LoRA *into* a model is an edit, not this: see :class:`ModelEdit`.
+    """
+
+    kind: ClassVar[str] = "lora"
+
+    def lora(self) -> Model:
+        """The new file, its tensors computed when read. Looks at headers only.
+
+        What the model's headers cannot be known without reading data, such as ranks chosen by energy, it finds when
+        asked; a model that says so (:class:`~daremerge_core.values.Unsettled`) is asked with all threads before its
+        file is begun. Raises ``ValueError`` or a :class:`~daremerge_core.errors.DaremergeError` for inputs that do
+        not fit.
+        """
+        raise NotImplementedError
+
+
 class Reporter(Component):
-    """Looks at a value and answers a :class:`~daremerge_core.values.Report`."""
+    """Looks at the values on its ports and answers a :class:`~daremerge_core.values.Report`."""
 
     kind: ClassVar[str] = "report"
 
-    def report(self, subject: Any) -> Report:
+    def report(self, survey: Survey) -> Report:
+        """What was found. Reads tensors with ``survey``, on all threads and within the memory budget."""
         raise NotImplementedError
 
 
 KINDS: dict[str, type[Component]] = {
-    cls.kind: cls for cls in (MergeMethod, Sparsifier, ModelEdit, Masker, GradientFamily, Reporter)
+    cls.kind: cls for cls in (MergeMethod, Sparsifier, ModelEdit, Masker, GradientFamily, LoraTool, Reporter)
 }
 """Every kind of component by its word in recipes."""

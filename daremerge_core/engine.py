@@ -1,4 +1,4 @@
-"""The engine: reads a plan's result tensor by tensor and streams it into a sink.
+"""The engine: reads a plan's result tensor by tensor and streams it into a sink, or gives it to a reporter.
 
 The result is a lazy model, so the engine knows nothing of merging. It cuts the tensors into tasks, runs them on
 worker threads within a memory budget, counts what deserves a warning, and sees to it that a run either ends with
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,18 @@ from .plan import Plan
 from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
-from .values import Model, Span, TensorMeta
+from .survey import Survey
+from .values import Model, Report, Span, TensorMeta, Unsettled
 from .views import TensorView, blocks_of, measures, needs_whole, working_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device"]
+    from .layout import LayoutSpec
 
+__all__ = ["Pool", "Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device", "settle", "survey"]
+
+R = TypeVar("R")
 S = TypeVar("S")
 
 SPAN = 1 << 18
@@ -151,25 +155,15 @@ def execute(
     nonfinite: dict[str, int] = {}
     try:
         with sink, freed_memory_kept():
-            pool = _Pool(threads, settings.memory, cancel)
-            prepared = [value for value in plan.views.values() if isinstance(value, TensorView)]
-            measured = sum(
-                nbytes(value.anchor.meta(key).dtype, value.anchor.meta(key).numel)
-                for value in prepared
-                for key in value.to_prepare()
-            )
-            progress.start(plan.bytes_in + measured + plan.bytes_out * _weight(plan), f"making the {plan.kind}")
+            pool = Pool(threads, settings.memory, cancel)
+            total = plan.bytes_in + _bytes_to_measure(plan) + plan.bytes_out * _weight(plan)
+            progress.start(total, f"making the {plan.kind}")
             identities = _identities(plan, pool, progress, beside=partial(resolve_device, settings.device))
             if expected:
                 check_identities(plan, identities, expected)
             sink.describe(plan.metadata(identities))
-            device = resolve_device(settings.device)
-            for value in plan.views.values():
-                if hasattr(value, "device"):
-                    value.device = device
             with one_thread_per_op():
-                for value in prepared:
-                    value.prepare(pool.run_in_order, advance=progress.advance)
+                _make_ready(plan, settings, pool, progress)
                 tasks = _tasks(plan, settings, threads)
                 lock = threading.Lock()
 
@@ -199,7 +193,95 @@ def execute(
     )
 
 
-def _identities(plan: Plan, pool: _Pool, progress: Progress, *, beside: Callable[[], object]) -> dict[str, str]:
+def settle(
+    plan: Plan,
+    settings: Settings = Settings(),
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> None:
+    """Find every header that depends on data, such as ranks chosen by energy, so that a file can be begun.
+
+    Raises:
+        Interrupted: cancelled or Ctrl-C.
+    """
+    progress = progress or Quiet()
+    pool = Pool(settings.worker_count(), settings.memory, cancel or threading.Event())
+    with one_thread_per_op():
+        _measure(plan, settings, pool, progress)
+        for value in plan.unsettled():
+            scratch = value.to_settle()
+            with _shown(progress, sum(scratch.values()), "finding the shapes"):
+                pool.map(partial(_settle_one, value, scratch, progress), list(scratch), scratch.__getitem__)
+
+
+def _settle_one(value: Unsettled, scratch: Mapping[str, int], progress: Progress, item: str) -> None:
+    import torch
+
+    with torch.inference_mode():
+        value.settle(item)
+    progress.advance(scratch[item])
+
+
+def survey(
+    plan: Plan,
+    settings: Settings = Settings(),
+    *,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+    layouts: Sequence[LayoutSpec] = (),
+) -> Report:
+    """The report that a plan is for.
+
+    Args:
+        layouts: architectures that plugins know.
+
+    Raises:
+        Interrupted: cancelled or Ctrl-C.
+        DaremergeError: anything the user can mend.
+    """
+    progress = progress or Quiet()
+    pool = Pool(settings.worker_count(), settings.memory, cancel or threading.Event())
+    with one_thread_per_op():
+        _measure(plan, settings, pool, progress)
+        report: Report = plan.value.report(Survey(pool, progress, layouts))
+    return report
+
+
+def _measure(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> None:
+    """Make the views ready to be read, under a progress of its own."""
+    total = _bytes_to_measure(plan)
+    with _shown(progress, total, "measuring") if total else nullcontext():
+        _make_ready(plan, settings, pool, progress)
+
+
+def _make_ready(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> None:
+    """Views on their device, and what is measured over several tensors measured."""
+    device = resolve_device(settings.device)
+    for value in plan.views.values():
+        if hasattr(value, "device"):
+            value.device = device
+    for value in plan.views.values():
+        if isinstance(value, TensorView):
+            value.prepare(pool.run_in_order, advance=progress.advance)
+
+
+def _bytes_to_measure(plan: Plan) -> int:
+    prepared = [value for value in plan.views.values() if isinstance(value, TensorView)]
+    metas = (value.anchor.meta(key) for value in prepared for key in value.to_prepare())
+    return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
+
+
+@contextmanager
+def _shown(progress: Progress, total: int, what: str) -> Iterator[None]:
+    progress.start(total, what)
+    try:
+        yield
+    finally:
+        progress.finish()
+
+
+def _identities(plan: Plan, pool: Pool, progress: Progress, *, beside: Callable[[], object]) -> dict[str, str]:
     """The content identity of every input, read by all threads: this also brings the files into memory.
 
     ``beside`` runs meanwhile: importing torch takes one core about as long as hashing keeps the others busy.
@@ -305,7 +387,7 @@ def one_thread_per_op() -> Iterator[None]:
 # --- threads ---------------------------------------------------------------------------------------------
 
 
-class _Pool:
+class Pool:
     """Worker threads that share a memory budget and stop at the first failure."""
 
     def __init__(self, threads: int, memory: int, cancel: threading.Event) -> None:
@@ -362,6 +444,20 @@ class _Pool:
             raise failures[0]
         if self._cancel.is_set():
             raise Interrupted("stopped; nothing was written")
+
+    def map(self, function: Callable[[S], R], items: Sequence[S], cost: Callable[[S], int]) -> list[R]:
+        """The function of each item, in their order.
+
+        Args:
+            cost: bytes of scratch that an item takes.
+        """
+        results: dict[int, R] = {}
+
+        def job(index: int) -> None:
+            results[index] = function(items[index])
+
+        self.run((cost(item), partial(job, index)) for index, item in enumerate(items))
+        return [results[index] for index in range(len(items))]
 
     def run_in_order(
         self, function: Callable[[S], Tensor], items: Sequence[S], receive: Callable[[S, Tensor], None]

@@ -12,20 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .catalog import Catalog
-from .components import Component, ports
+from .components import Component, Reporter, ValueKind, ports
 from .decisions import Action, Decision, detect_layout, tally
 from .dtypes import FLOATS, SPELLINGS, nbytes
 from .errors import ModelFileError, OutputError, RecipeError, nearest
-from .recipe import METADATA_KEY, Graph, kind_of
+from .recipe import (
+    METADATA_KEY,
+    Graph,
+    Result,
+    holds_tensors,
+    kind_of,
+    load_recipe,
+    recipe_folders,
+    references,
+    resolve,
+)
 from .stores import GradientFile, MaskFile, MemoryModel, PackedMask, open_model, replaced_by
-from .values import Gradient, Mask, Model, TensorMeta
+from .values import Gradient, Mask, Model, TensorMeta, Unsettled
 from .version import __version__
 from .views import CastView, ModelView, view
 
-__all__ = ["Input", "Plan", "make_plan"]
+__all__ = ["Input", "Plan", "make_plan", "read_plan"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Input:
     named_path: str
     """The path as the user wrote it."""
     path: Path
-    kind: Literal["model", "mask", "gradient"]
+    kind: ValueKind
     value: Any
 
 
@@ -50,16 +60,18 @@ class Plan:
     views: Mapping[str, Any]
     """Every step's value by name."""
     value: Any
-    """What will be written: a model, a mask or a gradient."""
-    kind: Literal["model", "mask", "gradient"] = "model"
+    """What will be written: a model, a mask, a gradient, or the reporter that will answer a report."""
+    kind: Result = "model"
     warnings: list[str] = field(default_factory=list)
     made_with: Mapping[str, str] = field(default_factory=dict)
     """Distribution → version of the core and of every plugin used."""
+    written: Model | None = None
+    """The finished file, opened, where there is one."""
 
     @cached_property
     def result(self) -> Model:
-        """The tensors to write. A gradient has none."""
-        if self.kind == "gradient":
+        """The tensors to write. A gradient and a report have none."""
+        if self.kind in ("gradient", "report"):
             return MemoryModel({})
         return PackedMask(self.value) if self.kind == "mask" else self.value
 
@@ -84,6 +96,11 @@ class Plan:
         metas = (one.value.meta(key) for one in self.inputs if one.kind == "model" for key in one.value.keys())
         return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
 
+    def unsettled(self) -> list[Unsettled]:
+        """The models whose headers still depend on data, each after those it is made from."""
+        models = (value.model if isinstance(value, CastView) else value for value in self.views.values())
+        return [model for model in models if isinstance(model, Unsettled) and model.to_settle()]
+
     def counts(self) -> tuple[int, Counter[str], Counter[str]]:
         """Tensors changed by the step that is written; copied, by reason; left out, by reason."""
         return tally(self.decisions)
@@ -106,6 +123,8 @@ class Plan:
         for one in self.inputs:
             if hasattr(one.value, "close"):
                 one.value.close()
+        if self.written is not None:
+            self.written.close()
 
     def __enter__(self) -> Plan:
         return self
@@ -133,18 +152,19 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
     layouts = [spec for group in catalog.hook.daremerge_layouts() for spec in group]
     inputs: list[Input] = []
     try:
-        for name, kind in graph.files.items():
+        for name, file_kind in graph.files.items():
             named = graph.recipe.models.get(name, name)
-            path = _find(named, name, kind, folders, graph)
+            path = _find(named, name, file_kind, folders, graph)
             if output is not None and replaced_by(output, path):
                 raise OutputError(
                     f"the output {output} is the input {name!r}, or holds it",
                     hint="Inputs are never overwritten: choose another path.",
                 )
-            inputs.append(Input(name, named, path, kind, _open(path, kind, catalog)))
+            inputs.append(Input(name, named, path, file_kind, _open(path, file_kind, catalog)))
         values: dict[str, Any] = {one.name: one.value for one in inputs}
         for name, component in graph.steps.items():
-            values[name] = view(_bound(component, values), label=name, layouts=layouts)
+            bound = _bound(component, values)
+            values[name] = bound if isinstance(bound, Reporter) else view(bound, label=name, layouts=layouts)
         wanted = graph.recipe.output
         result = values[wanted.step]
         if wanted.dtype != "keep":
@@ -203,7 +223,20 @@ def _neighbours(path: Path) -> str | None:
     return nearest(path.name, names).strip() or None
 
 
-def _open(path: Path, kind: str, catalog: Catalog) -> Model | Mask | Gradient:
+def read_plan(path: Path, catalog: Catalog, *, folders: Sequence[Path] = ()) -> Plan:
+    """The plan of a recipe file, or of the recipe inside a file that was made by one.
+
+    Raises what :func:`~daremerge_core.recipe.load_recipe` and :func:`make_plan` raise.
+    """
+    plan = make_plan(resolve(load_recipe(path), catalog), catalog, folders=[*folders, *recipe_folders(path)])
+    if holds_tensors(path):
+        plan.written = open_model(path, openers=[lambda one: catalog.hook.daremerge_open(path=one)])
+    return plan
+
+
+def _open(path: Path, kind: ValueKind, catalog: Catalog) -> Model | Mask | Gradient | Plan:
+    if kind == "recipe":
+        return read_plan(path, catalog)
     if kind == "mask":
         return MaskFile(path)
     if kind == "gradient":
@@ -237,7 +270,9 @@ def _warnings(plan: Plan) -> Iterable[str]:
             yield f"step {name!r} changes nothing: every ratio is 1"
         for port in ("mask", "gradient") if isinstance(value, ModelView) else ():
             yield from _strangers(name, port, getattr(value.component, port), value.anchor)
-    archs = {one.name: detect_layout(one.value).arch for one in plan.inputs if one.kind == "model"}
+    beside = {name for step in plan.graph.steps.values() for port, name in references(step) if port.aside}
+    models = [one for one in plan.inputs if one.kind == "model" and one.name not in beside and plan.kind != "report"]
+    archs = {one.name: detect_layout(one.value).arch for one in models}
     if "generic" in archs.values() and len(set(archs.values())) > 1:
         unknown = ", ".join(sorted(name for name, arch in archs.items() if arch == "generic"))
         yield f"architecture not recognised: {unknown}; merged by tensor name and shape alone"

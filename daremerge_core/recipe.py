@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .catalog import Catalog
-from .components import Component, Port, ports
+from .components import Component, Port, ValueKind, ports
 from .dtypes import SPELLINGS
 from .errors import CatalogError, RecipeError, nearest
 
@@ -24,11 +24,15 @@ __all__ = [
     "Graph",
     "Output",
     "Recipe",
+    "Result",
     "StorageDtype",
     "apply_settings",
+    "holds_tensors",
     "kind_of",
     "load_recipe",
     "parse_recipe",
+    "recipe_folders",
+    "references",
     "resolve",
 ]
 
@@ -90,7 +94,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: the file is no recipe, or breaks its rules.
     """
-    if path.is_dir() or path.suffix == ".safetensors":
+    if holds_tensors(path):
         provenance = read_provenance(path)
         return parse_recipe(provenance["recipe"], source=f"the recipe inside {path}")
     try:
@@ -103,6 +107,17 @@ def load_recipe(path: Path) -> Recipe:
     if isinstance(data, dict) and data.get("daremerge") == "gradient":
         return parse_recipe((data.get("made_by") or {}).get("recipe"), source=f"the recipe inside {path}")
     return parse_recipe(data, source=str(path))
+
+
+def holds_tensors(path: Path) -> bool:
+    """Whether a recipe is sought in the metadata of this file or folder, rather than as text."""
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
+def recipe_folders(path: Path) -> list[Path]:
+    """Where a recipe's relative paths start: beside it; for the one inside an output, here first."""
+    beside = path if path.is_dir() else path.parent
+    return [Path(), beside] if holds_tensors(path) else [beside]
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -209,7 +224,7 @@ class Graph:
 
     recipe: Recipe
     steps: Mapping[str, Component]
-    files: Mapping[str, Literal["model", "mask", "gradient"]]
+    files: Mapping[str, ValueKind]
     """Every file the recipe reads, by the reference that names it (a model's name, or a path), and what it must be."""
 
     def resolved(self) -> dict[str, Any]:
@@ -226,16 +241,20 @@ class Graph:
         return {"models": models, "steps": steps, "output": output}
 
 
-_GIVES: Mapping[str, Literal["model", "mask", "gradient"]] = {
+Result = Literal["model", "mask", "gradient", "report"]
+
+_GIVES: Mapping[str, Result] = {
     "merge": "model",
     "edit": "model",
+    "lora": "model",
     "mask": "mask",
     "gradient": "gradient",
+    "report": "report",
 }
 
 
-def kind_of(component: Component | type[Component]) -> Literal["model", "mask", "gradient"]:
-    """What kind of value a step of this component gives."""
+def kind_of(component: Component | type[Component]) -> Result:
+    """What kind of value a step of this component gives. A report is for people: no step takes one."""
     return _GIVES[component.kind]
 
 
@@ -248,7 +267,7 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
     components: dict[str, Component] = {}
     for name, raw in recipe.steps.items():
         components[name] = _component(name, raw, catalog)
-    files: dict[str, Literal["model", "mask", "gradient"]] = {}
+    files: dict[str, ValueKind] = {}
     edges: dict[str, list[str]] = {name: [] for name in components}
     for name, component in components.items():
         for field, port in ports(type(component)).items():
@@ -285,7 +304,7 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
         )
     order = _order(edges)
     used = _reachable(edges, wanted)
-    needed = {r for name in used for r in _references(components[name])} | {wanted}
+    needed = {reference for name in used for _, reference in references(components[name])} | {wanted}
     return Graph(
         recipe,
         {name: components[name] for name in order if name in used},
@@ -298,11 +317,12 @@ def _add_file(files: dict[str, Any], reference: str, port: Port, where: str) -> 
         raise RecipeError(f"{where}: {reference!r} is used as a {files[reference]} and as a {port.kind}")
 
 
-def _references(component: Component) -> list[str]:
-    found: list[str] = []
-    for field in ports(type(component)):
+def references(component: Component) -> list[tuple[Port, Any]]:
+    """Every value on a component's ports, each with its port; in a recipe the names and paths."""
+    found: list[tuple[Port, Any]] = []
+    for field, port in ports(type(component)).items():
         value = getattr(component, field)
-        found.extend(value if isinstance(value, list) else [value] if value is not None else [])
+        found.extend((port, one) for one in (value if isinstance(value, list) else [value]) if one is not None)
     return found
 
 
@@ -315,7 +335,7 @@ def _component(name: str, raw: Mapping[str, Any], catalog: Catalog) -> Component
     except CatalogError as error:
         raise RecipeError(f"steps.{name}.op: {error.message}", hint=error.hint) from None
     if cls.kind not in _GIVES:
-        raise RecipeError(f"steps.{name}.op: {op} is not a step: it is used inside one, or is a command")
+        raise RecipeError(f"steps.{name}.op: {op} is not a step: it is used inside one")
     options = {key: value for key, value in raw.items() if key != "op"}
     return make_component(cls, options, catalog, where=f"steps.{name}")
 

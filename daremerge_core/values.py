@@ -1,6 +1,6 @@
-"""The values that flow through a recipe: models, masks, gradients and reports.
+"""The values that flow through a recipe: models, masks and gradients, and the reports on them.
 
-All four are *lazy*: opening one reads headers only, and tensor data is computed or read when asked,
+The first three are *lazy*: opening one reads headers only, and tensor data is computed or read when asked,
 one tensor or one span of a tensor at a time. They are protocols, so a file, a merge of merges, a
 ComfyUI ``MODEL`` and a dict in memory are all the same thing to whoever uses them.
 """
@@ -8,14 +8,15 @@ ComfyUI ``MODEL`` and a dict in memory are all the same thing to whoever uses th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
-__all__ = ["Gradient", "Mask", "Model", "Report", "Span", "TensorMeta"]
+__all__ = ["Gradient", "Mask", "Model", "Report", "Span", "TensorMeta", "Unsettled"]
 
 
 class Span(NamedTuple):
@@ -104,22 +105,35 @@ class Gradient(Protocol):
         ...
 
 
+@runtime_checkable
+class Unsettled(Protocol):
+    """A lazy model whose headers follow from data: which ranks keep the wanted energy, say.
+
+    Its headers are right whenever they are asked for, but asking may take long. So the engine settles it first: a job
+    for each item, on all threads and with progress, after which every header is known.
+    """
+
+    def to_settle(self) -> Mapping[str, int]:
+        """The items to settle, with the bytes of scratch that each takes; none once that is done."""
+        ...
+
+    def settle(self, item: str) -> None:
+        """Find what the headers need of one item. Called from several threads, once for each item."""
+        ...
+
+
 @dataclass(frozen=True)
 class Report:
     """What a reporter found, free of any output format.
 
-    ``rows`` is a table whose columns are the keys of each row; ``data`` is JSON-serialisable;
-    ``figures`` maps a caption to a matplotlib ``Figure``.
+    ``text`` is paragraphs for a person, without markup. ``rows`` is a table whose columns are the keys of each row, in
+    the order they first appear; its cells are text, numbers or None. ``data`` is JSON-serialisable and holds all that
+    a script may want. ``figures`` maps a caption to a function that draws it: called only where pictures are wanted,
+    with the colours of the page set in matplotlib's ``rcParams``.
     """
 
     title: str
     text: str = ""
-    rows: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Mapping[str, str | int | float | None]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-def common_keys(first: Iterable[str], *others: Iterable[str]) -> list[str]:
-    """Keys of ``first`` that every other has, in the order of ``first``."""
-    sets = [set(other) for other in others]
-    return [key for key in first if all(key in one for one in sets)]
+    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .components import (
     Component,
     GradientFamily,
+    LoraTool,
     TensorComponent,
     _Gradient,
     _Masker,
@@ -88,9 +89,18 @@ def view(
             return MaskView(component, label=label, layouts=layouts)
         if isinstance(component, _Gradient):
             return GradientView(component, label=label, layouts=layouts)
+        if isinstance(component, LoraTool):
+            return _lora(component, label or component.name)
     except SelectorError as error:
         raise SelectorError(f"step {(label or component.name)!r}: {error.message}", hint=error.hint) from None
     raise TypeError(f"{component.kind}.{component.name} is not a step: it is used inside one")
+
+
+def _lora(component: LoraTool, label: str) -> Model:
+    try:
+        return component.lora()
+    except ValueError as error:
+        raise PlanError(f"step {label!r}: {error}") from None
 
 
 class TensorView:
@@ -102,7 +112,9 @@ class TensorView:
         self.label = label or component.name
         self.device: str = "cpu"
         self._models: dict[str, Model | list[Model] | None] = {
-            name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "model"
+            name: getattr(component, name)
+            for name, port in ports(type(component)).items()
+            if port.kind == "model" and not port.aside
         }
         self._masks: dict[str, Mask | list[Mask] | None] = {
             name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "mask"
@@ -132,10 +144,10 @@ class TensorView:
     # --- the graph below this view ---
 
     def children(self) -> Iterator[Any]:
-        """The values on every port."""
-        for name in ports(type(self.component)):
+        """The values on every port that is read tensor by tensor."""
+        for name, port in ports(type(self.component)).items():
             value = getattr(self.component, name)
-            if value is not None:
+            if value is not None and not port.aside:
                 yield from value if isinstance(value, list) else [value]
 
     def needs_whole(self, key: str) -> bool:
@@ -393,23 +405,23 @@ class CastView:
     """A model with its float tensors stored in another dtype."""
 
     def __init__(self, model: Model, dtype: str) -> None:
-        self._model = model
+        self.model = model
         self._dtype = dtype
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return self._model.metadata
+        return self.model.metadata
 
     def keys(self) -> Sequence[str]:
-        return self._model.keys()
+        return self.model.keys()
 
     def meta(self, key: str) -> TensorMeta:
-        return _with_dtype(self._model.meta(key), self._dtype)
+        return _with_dtype(self.model.meta(key), self._dtype)
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
         from .kernels import cast
 
-        return cast(self._model.read(key, span), torch_dtype(self.meta(key).dtype))
+        return cast(self.model.read(key, span), torch_dtype(self.meta(key).dtype))
 
     def close(self) -> None:
         """The model below is closed by whoever opened it."""
@@ -614,10 +626,23 @@ def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device
     return found if found.device == device else found.to(device)
 
 
+@runtime_checkable
+class Computed(Protocol):
+    """A model or mask that is computed when read, and says what that takes. Views are; a plugin's own may be."""
+
+    def needs_whole(self, key: str) -> bool:
+        """Whether reading ``key`` by spans would repeat whole-tensor work."""
+        ...
+
+    def working_bytes(self, key: str, numel: int) -> int:
+        """Rough bytes of scratch that reading ``numel`` elements of ``key`` takes."""
+        ...
+
+
 def needs_whole(value: Any, key: str) -> bool:
     """Whether reading ``key`` by spans would repeat whole-tensor work."""
     value = _source(value)
-    return isinstance(value, TensorView) and _knows(value, key) and value.needs_whole(key)
+    return isinstance(value, Computed) and _knows(value, key) and value.needs_whole(key)
 
 
 def measures(value: Any, key: str) -> bool:
@@ -630,7 +655,8 @@ def working_bytes(value: Any, key: str, numel: int) -> int:
     """Rough bytes of scratch that reading ``numel`` elements of ``key`` takes."""
     if isinstance(value, PackedMask):
         return numel + working_bytes(value.mask, key, 8 * numel)
-    if isinstance(value, TensorView) and _knows(value, key):
+    value = _source(value)
+    if isinstance(value, Computed) and _knows(value, key):
         return value.working_bytes(key, numel)
     try:
         return nbytes(value.meta(key).dtype, numel)
@@ -639,11 +665,18 @@ def working_bytes(value: Any, key: str, numel: int) -> int:
 
 
 def _source(value: Any) -> Any:
-    return value.mask if isinstance(value, PackedMask) else value
+    """What computes, below what only packs or casts."""
+    if isinstance(value, PackedMask):
+        return value.mask
+    return value.model if isinstance(value, CastView) else value
 
 
 def _knows(value: Any, key: str) -> bool:
-    return key in value.decisions if isinstance(value, ModelView) else value.shape(key) is not None
+    if isinstance(value, ModelView):
+        return key in value.decisions
+    if isinstance(value, MaskView):
+        return value.shape(key) is not None
+    return key in value.keys()
 
 
 def _add_to(totals: dict[str, Tensor], job: tuple[str, str], share: Tensor) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "edit": ("step", "Change one model: normalise, add noise, clamp, rescale."),
     "mask": ("step", "Make a mask: which parameters may change."),
     "gradient": ("step", "Make a layer gradient: how strongly each layer mixes."),
+    "report": ("step", "Look at models, masks, LoRAs and merges: text, tables, pictures."),
     "run": ("run", "Run a recipe, or the recipe inside an output."),
     "plan": ("run", "Check a recipe and show what it would do."),
     "inspect": ("inspect", "Show what a model, mask or gradient file holds."),
@@ -66,9 +67,12 @@ class Lazy(click.Group):
             formatter.write_dl(rows)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..catalog import shipped_by
         from ..errors import nearest
 
         if args and self.get_command(ctx, args[0]) is None:
+            for home in shipped_by(args[0]):
+                ctx.fail(f"{args[0]} is not installed. It comes with {home}: pip install {home}")
             close = nearest(args[0], self.list_commands(ctx))
             ctx.fail(f"No such command {args[0]!r}.{close}")
         return super().resolve_command(ctx, args)

@@ -95,12 +95,17 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
     options: list[click.Parameter] = []
     found = ports(cls)
     inherited = _inherited(cls)
+    weights = {port.weights for port in found.values()}  # given with the files they belong to
     # What is a method's own comes first, then the ratio, then where it applies.
     for name in sorted(cls.model_fields, key=lambda name: (name in inherited) + (name in inherited - {"ratio"})):
         info = cls.model_fields[name]
+        if name in weights:
+            continue
         if is_argument(cls, name):
             nargs = -1 if found[name].many else 1
             metavar = (info.alias or name).upper()
+            if found[name].many:
+                metavar = f"{metavar.removesuffix('S')}{'[:NUMBER]' if found[name].weights else ''}..."
             arguments.append(click.Argument([FIELD + name], nargs=nargs, required=True, metavar=metavar))
         else:
             options.append(_option(cls, name, info))

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..api import plan_recipe, run_plan
-from ..catalog import discover
-from ..recipe import Recipe, StorageDtype
+from ..api import make_report, plan_recipe, report_on, run_plan
+from ..catalog import Catalog, discover
+from ..errors import CatalogError
+from ..plan import Plan
+from ..recipe import Recipe, StorageDtype, kind_of
+from ..rendering import check_report_path, write_report
+from ..rendering.text import print_report
 from ..sizes import parse_size
+from ..stores import open_model
 from .options import ParamType
 from .show import as_typed, printable, show_plan, show_summary
 
@@ -55,6 +60,15 @@ _RUN = [
     click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
     click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
 ]
+_REPORT = click.Option(
+    ["--report"],
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a report of what was done: .html, .png, .json or .txt.",
+)
+_THEME = click.Option(
+    ["--theme"], type=click.Choice(["light", "dark"]), default="light", show_default=True, help="Colours of a .png."
+)
 _QUIET = click.Option(["--quiet", "-q"], is_flag=True, help="No progress.")
 
 
@@ -65,8 +79,11 @@ def output_parameters(kind: str = "merge", *, beside: Iterable[click.Parameter] 
         beside: the component's own parameters. A word that they use is theirs: ``--output`` is then ``-o`` alone, and
             an option that would be left without any has ``--run-`` before it.
     """
-    model = [] if kind == "mask" else _MODEL
-    options = [_OUTPUT, *_RUN] if kind == "gradient" else [_OUTPUT, *model, *_MACHINE, *_RUN, _QUIET]
+    options = {
+        "gradient": [_OUTPUT, *_RUN],
+        "mask": [_OUTPUT, *_MACHINE, *_RUN, _QUIET],
+        "report": [_OUTPUT, _THEME, *_MACHINE, *_RUN, _QUIET],
+    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, _REPORT, _QUIET])
     taken = {word for parameter in beside for word in parameter.opts}
     return [_without(option, taken) for option in options]
 
@@ -95,31 +112,65 @@ def perform(
 ) -> None:
     """Plan a recipe, then show the plan (``--dry-run``) or run it and show what was done."""
     catalog = discover()
-    if target is None and not params["dry_run"]:
-        step = recipe.steps.get(recipe.output.step, {})
-        suffix = "json" if str(step.get("op")).startswith("gradient.") else "safetensors"
+    kind = _kind(recipe, catalog)
+    if target is None and not params["dry_run"] and kind != "report":
+        suffix = "json" if kind == "gradient" else "safetensors"
         raise click.UsageError(f"Say where to write: -o OUT.{suffix}")
+    reports = [path for path in (target if kind == "report" else None, params.get("report")) if path is not None]
+    for path in reports:
+        check_report_path(path, overwrite=params["overwrite"])
     with plan_recipe(recipe, catalog=catalog, folders=folders, output=target) as plan:
         for warning in plan.warnings:
             click.echo(f"warning: {printable(warning)}", err=True)
+        about = report_on(plan, "merge", catalog=catalog) if params.get("report") else None
         if params["dry_run"]:
             show_plan(plan)
-            return
-        assert target is not None
-        if plan.kind == "gradient":
-            summary = run_plan(plan, target, catalog=catalog, overwrite=params["overwrite"])
+        elif plan.kind == "report":
+            _report(plan, params, target)
         else:
-            from .progress import make_progress
+            assert target is not None
+            _run(plan, params, target, expected)
+            if about is not None:
+                plan.written = open_model(target)
+                _report(about, params, params["report"])
 
-            summary = run_plan(
-                plan,
-                target,
-                catalog=catalog,
-                overwrite=params["overwrite"],
-                settings=settings_from(params),
-                progress=make_progress(sys.stderr, quiet=params["quiet"]),
-                expected=expected,
-            )
-        show_summary(plan, summary, target)
-        for path, digest in summary.sha256.items():
-            click.echo(f"sha256 {digest}  {as_typed(path, target)}")
+
+def _kind(recipe: Recipe, catalog: Catalog) -> str:
+    """What kind of value the recipe's output is, as far as it can be told before the recipe is checked."""
+    try:
+        return kind_of(catalog.op(str(recipe.steps[recipe.output.step]["op"])))
+    except (CatalogError, KeyError):
+        return "model"
+
+
+def _report(plan: Plan, params: dict[str, Any], target: Path | None) -> None:
+    """Make a report, and write it or show it."""
+    from .progress import make_progress
+
+    progress = make_progress(sys.stderr, quiet=params["quiet"])
+    report = make_report(plan, settings=settings_from(params), progress=progress)
+    if target is None:
+        print_report(report, sys.stdout)
+    else:
+        write_report(report, target, theme=params.get("theme", "light"), overwrite=params["overwrite"])
+        click.echo(f"wrote {printable(str(target))}")
+
+
+def _run(plan: Plan, params: dict[str, Any], target: Path, expected: dict[str, str] | None) -> None:
+    """Write a model, a mask or a gradient, and show what was done."""
+    if plan.kind == "gradient":
+        summary = run_plan(plan, target, overwrite=params["overwrite"])
+    else:
+        from .progress import make_progress
+
+        summary = run_plan(
+            plan,
+            target,
+            overwrite=params["overwrite"],
+            settings=settings_from(params),
+            progress=make_progress(sys.stderr, quiet=params["quiet"]),
+            expected=expected,
+        )
+    show_summary(plan, summary, target)
+    for path, digest in summary.sha256.items():
+        click.echo(f"sha256 {digest}  {as_typed(path, target)}")

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from ..recipe import Recipe, apply_settings, load_recipe, parse_recipe, read_provenance
+from ..recipe import (
+    Recipe,
+    apply_settings,
+    holds_tensors,
+    load_recipe,
+    parse_recipe,
+    read_provenance,
+    recipe_folders,
+)
 from .output import output_parameters, perform
 
 __all__ = ["plan_command", "run_command"]
@@ -19,16 +27,6 @@ def _load(path: Path, settings: tuple[str, ...], params: dict[str, Any]) -> Reci
     given = {"dtype": params.get("dtype"), "shard_size": params.get("shard_size")}
     data["output"] |= {key: value for key, value in given.items() if value}
     return parse_recipe(apply_settings(data, settings), source=str(path)) if settings or any(given.values()) else recipe
-
-
-def _folders(path: Path, extra: tuple[Path, ...]) -> list[Path]:
-    """Where relative model paths are looked up: beside the recipe; for a merged file, from here first."""
-    beside = path if path.is_dir() else path.parent
-    return [*extra, *([Path(), beside] if _is_model(path) else [beside])]
-
-
-def _is_model(path: Path) -> bool:
-    return path.is_dir() or path.suffix == ".safetensors"
 
 
 _SET = click.Option(
@@ -49,18 +47,18 @@ def _run(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ...
     """
     loaded = _load(recipe, settings, params)
     expected = None
-    if _is_model(recipe) and not params.pop("changed_inputs"):
+    if holds_tensors(recipe) and not params.pop("changed_inputs"):
         expected = {name: one["identity"] for name, one in read_provenance(recipe)["inputs"].items()}
     target: Path | None = params["output"]
     if target is None and loaded.output.path is not None:
         target = recipe.parent / loaded.output.path
-    perform(loaded, params, folders=_folders(recipe, model_folders), target=target, expected=expected)
+    perform(loaded, params, folders=[*model_folders, *recipe_folders(recipe)], target=target, expected=expected)
 
 
 def _plan(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ...]) -> None:
     """Check a recipe against its files (headers only) and show what it would do."""
     loaded = _load(recipe, settings, {})
-    perform(loaded, {"dry_run": True}, folders=_folders(recipe, model_folders), target=None)
+    perform(loaded, {"dry_run": True}, folders=[*model_folders, *recipe_folders(recipe)], target=None)
 
 
 _RECIPE = click.Argument(["recipe"], type=click.Path(path_type=Path), metavar="RECIPE")

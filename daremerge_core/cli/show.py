@@ -14,6 +14,7 @@ import click
 
 from ..decisions import detect_layout, tally
 from ..layout import Layout, detect
+from ..rendering.text import printable
 from ..sizes import format_size
 from ..stores import BitMask, MaskFile
 from ..values import Gradient, TensorMeta
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 __all__ = ["as_typed", "printable", "show_gradient", "show_mask", "show_plan", "show_summary", "table"]
-
-
-def printable(text: str) -> str:
-    """Text from a file with control characters made visible, so that it cannot drive the terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:

@@ -1,5 +1,5 @@
-"""``daremerge merge NAME``, ``edit``, ``mask``, ``gradient``: a subcommand for every installed component, made from its
-fields. Each builds the one-step recipe that a user could have written, and runs it."""
+"""``daremerge merge NAME``, ``edit``, ``mask``, ``gradient``, ``report``: a subcommand for every installed component,
+made from its fields. Each builds the one-step recipe that a user could have written, and runs it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..recipe import parse_recipe
 from .options import component_parameters, flag, given_options, is_argument
 from .output import output_parameters, perform
 
-__all__ = ["edit_command", "gradient_command", "mask_command", "merge_command"]
+__all__ = ["Components", "edit_command", "gradient_command", "mask_command", "merge_command", "report_command"]
 
-STEP = {"merge": "merged", "edit": "edited", "mask": "mask", "gradient": "gradient"}
+STEP = {"merge": "merged", "edit": "edited", "mask": "mask", "gradient": "gradient", "lora": "made", "report": "report"}
 """The name of the one step, by kind."""
 
 
 class Components(click.Group):
-    """One command for each installed component of a kind, which is the group's name."""
+    """One command for each installed component of a kind, which is the group's name, and any added by hand."""
 
     @property
     def kind(self) -> str:
@@ -32,9 +32,11 @@ class Components(click.Group):
         return self.name
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return discover().names(self.kind)
+        return sorted({*discover().names(self.kind), *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
         try:
             cls = discover().get(self.kind, cmd_name)
         except CatalogError as error:
@@ -43,6 +45,7 @@ class Components(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(cls.name, cls.summary()) for cls in discover().all(self.kind)]
+        rows = sorted([*rows, *((name, one.get_short_help_str(80)) for name, one in self.commands.items())])
         with formatter.section("Names"):
             formatter.write_dl(rows or [("(none)", f"install some: pip install {' '.join(shipped_by(self.kind))}")])
 
@@ -87,6 +90,16 @@ def gradient_command() -> None:
     """
 
 
+@click.group(name="report", cls=Components)
+def report_command() -> None:
+    """Look at models, masks, gradients, LoRAs and merges: text and a table here, pictures and more in a file.
+
+    \b
+    daremerge report diff X.safetensors A.safetensors
+    daremerge report merge OUT.safetensors -o REPORT.html
+    """
+
+
 def _command(cls: type[Component]) -> click.Command:
     doc = (cls.__doc__ or "").strip().replace("``", "")
     own = component_parameters(cls)
@@ -106,6 +119,8 @@ def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> Non
         name = cls.model_fields[field].alias or field
         if port.kind != "model" or name not in options:
             continue
+        if port.weights is not None:
+            options |= _weighed(options[name], name, port.weights)
         if port.many:
             names = [f"{name}_{index}" for index in range(1, len(options[name]) + 1)]
             models |= dict(zip(names, options[name], strict=True))
@@ -120,6 +135,23 @@ def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> Non
         perform(parse_recipe(data), params, folders=[Path()], target=params["output"])
     except RecipeError as error:
         raise RecipeError(_as_flags(error.message, cls), hint=error.hint) from None
+
+
+def _weighed(given: list[str], name: str, weights: str) -> dict[str, Any]:
+    """``["a.safetensors:0.8", "b.safetensors"]`` → the paths and, where any has one, the numbers; 1 for the others."""
+    paths: list[str] = []
+    numbers: list[float | None] = []
+    for text in given:
+        path, colon, number = text.rpartition(":")
+        try:
+            found = (path, float(number)) if colon and path and not Path(text).exists() else (text, None)
+        except ValueError:  # a colon of the path's own
+            found = (text, None)
+        paths.append(found[0])
+        numbers.append(found[1])
+    if all(number is None for number in numbers):
+        return {name: paths}
+    return {name: paths, weights: [1.0 if number is None else number for number in numbers]}
 
 
 def _as_flags(message: str, cls: type[Component]) -> str:

@@ -19,7 +19,7 @@ from typing import NoReturn
 from ..errors import OutputError
 from ..sizes import format_size
 
-__all__ = ["Partial", "check_space", "fail", "replace", "resolve_target", "sync_folder", "write_text"]
+__all__ = ["Partial", "check_space", "fail", "replace", "resolve_target", "sync_folder", "write_bytes", "write_text"]
 
 _SUFFIX = "daremerge-partial"
 _NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
@@ -184,9 +184,13 @@ def sync_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, overwrite: bool) -> Path:
-    """Write a small UTF-8 file at once or not at all; returns its path, links followed."""
+    """As :func:`write_bytes`, in UTF-8."""
+    return write_bytes(path, text.encode(), overwrite=overwrite)
+
+
+def write_bytes(path: Path, data: bytes, *, overwrite: bool) -> Path:
+    """Write a small file at once or not at all; returns its path, links followed."""
     target = resolve_target(path, overwrite=overwrite)
-    data = text.encode()
     partial = Partial(target)
     try:
         with open(partial.fd, "wb", closefd=False) as file:

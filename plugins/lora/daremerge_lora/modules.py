@@ -26,8 +26,8 @@ SLOTS: Mapping[Family, frozenset[str]] = MappingProxyType(
 )
 """The slots of each family, beside those that any module may have: ``alpha``, ``dora_scale`` and ``diff_b``.
 
-``mid``, ``t1`` and ``t2`` are the Tucker cores of convolutions. ``diff`` is a change of the weight as it is, ``diff_b`` one
-of the bias."""
+``mid``, ``t1`` and ``t2`` are the Tucker cores of convolutions. ``diff`` is a change of the weight as it is, ``diff_b``
+one of the bias."""
 
 
 @dataclass(frozen=True, slots=True)
