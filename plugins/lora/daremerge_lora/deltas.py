@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from .formats import LoraFile
 
-__all__ = ["Change", "Dense", "Hadamard", "Kronecker", "LowRank", "bias_change", "has_weight", "magnitude", "read_change"]
+__all__ = [
+    "Change",
+    "Dense",
+    "Hadamard",
+    "Kronecker",
+    "LowRank",
+    "bias_change",
+    "has_weight",
+    "magnitude",
+    "read_change",
+]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def kronecker_rows(first: Tensor, second: Tensor, start: int, stop: int) -> Tens
     """
     rows = torch.arange(start, stop, device=first.device)
     left, right = first[rows // second.shape[0]], second[rows % second.shape[0]]
-    return (left[:, :, None] * right[:, None, :]).reshape(stop - start, -1)
+    return (left[:, :, None] * right[:, None, :]).flatten(1)
 
 
 def fold_core(core: Tensor, down: Tensor) -> Tensor:

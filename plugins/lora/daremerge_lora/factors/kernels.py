@@ -9,6 +9,7 @@ Everything here is float64 inside, except where said. LAPACK's last bits differ 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
