@@ -46,7 +46,7 @@ class Change(ABC):
 
     @abstractmethod
     def unscaled(self, start: int, stop: int) -> Tensor:
-        """Rows ``[start, stop)`` before scaling, ``[stop − start, width]``: the same bits whatever rows are asked for."""
+        """Rows ``[start, stop)`` before scaling, as ``[stop − start, width]``; each has the same bits in any request."""
 
     @abstractmethod
     def transposed(self) -> Change:

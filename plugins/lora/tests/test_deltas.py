@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from daremerge_core import MemoryModel, Span
 
+from .oracles import comfy_module, peft_at_work
+
 OUT, IN, K, RANK = 12, 8, 3, 4
 STRENGTH, ALPHA = 0.7, 2.5
 
@@ -84,10 +86,10 @@ def lora_of(
     return SimpleNamespace(model=model, scale=lambda module: ALPHA / divisor if divisor else 1.0), module
 
 
-def adapter(comfy: Any, family: Family, tensors: Mapping[str, torch.Tensor], dora: torch.Tensor | None = None) -> Any:
+def adapter(family: Family, tensors: Mapping[str, torch.Tensor], dora: torch.Tensor | None = None) -> Any:
     """ComfyUI's adapter of these tensors."""
     get = dict(tensors).get
-    found = comfy.weight_adapter
+    found = comfy_module("comfy.weight_adapter")
     if family == "lora":
         weights = (get("up"), get("down"), ALPHA, get("mid"), dora, None)
         return found.LoRAAdapter(set(), weights)
@@ -98,30 +100,33 @@ def adapter(comfy: Any, family: Family, tensors: Mapping[str, torch.Tensor], dor
     return found.LoKrAdapter(set(), (*(ALPHA if slot is None else get(slot) for slot in order), dora))
 
 
-def comfy_weight(comfy: Any, weight: torch.Tensor, patch: Any, strength: float) -> torch.Tensor:
-    found: torch.Tensor = comfy.lora.calculate_weight([(strength, patch, 1.0, None, None)], weight.clone(), "key")
+def comfy_weight(weight: torch.Tensor, patch: Any, strength: float) -> torch.Tensor:
+    calculate_weight = comfy_module("comfy.lora").calculate_weight
+    found: torch.Tensor = calculate_weight([(strength, patch, 1.0, None, None)], weight.clone(), "key")
     return found
 
 
 @pytest.mark.parametrize("case", CASES)
 class TestComfyUI:
-    def test_adds_the_same(self, comfy: Any, case: str) -> None:
+    def test_adds_the_same(self, case: str) -> None:
+        if case == "lokr tucker":
+            pytest.skip("ComfyUI's own fails: torch.kron refuses the strides of its einsum")
         family, shape, tensors, divisor = CASES[case]
         weight = randn(*shape, seed=50)
-        patch = ("diff", (tensors["diff"],)) if family == "full" else adapter(comfy, family, tensors)
-        expected = comfy_weight(comfy, weight, patch, STRENGTH)
+        patch = ("diff", (tensors["diff"],)) if family == "full" else adapter(family, tensors)
+        expected = comfy_weight(weight, patch, STRENGTH)
         lora, module = lora_of(family, tensors, divisor)
         change = deltas.read_change(lora, module)
         assert change.size == (OUT, weight.numel() // OUT)
         found = weight + change.rows(0, OUT, STRENGTH).reshape(shape)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
-    def test_decomposes_the_same_by_input_channels(self, comfy: Any, case: str) -> None:
+    def test_decomposes_the_same_by_input_channels(self, case: str) -> None:
         family, shape, tensors, divisor = CASES[case]
-        if family == "full":
-            pytest.skip("ComfyUI knows no DoRA of a full difference")
+        if case in ("full", "lokr tucker"):
+            pytest.skip("ComfyUI has no DoRA of a full difference, and fails at this LoKr")
         weight, scale = randn(*shape, seed=50), randn(1, IN, *[1] * (len(shape) - 2), seed=60).abs()
-        expected = comfy_weight(comfy, weight, adapter(comfy, family, tensors, scale), 1.0)
+        expected = comfy_weight(weight, adapter(family, tensors, scale), 1.0)
         lora, module = lora_of(family, {**tensors, "dora_scale": scale}, divisor)
         magnitude, per_row = deltas.magnitude(lora, module, OUT)
         assert not per_row
@@ -164,15 +169,13 @@ class TestChange:
         assert torch.equal(one, two)
 
 
-def peft_linear(peft: Any, name: str, **options: Any) -> Any:
-    layer = torch.nn.Linear(IN, OUT, bias=False)
-    return peft_layer(peft, name, layer, **options)
-
-
-def peft_layer(peft: Any, name: str, layer: Any, **options: Any) -> Any:
+def peft_layer(name: str, layer: torch.nn.Module, *, alpha: float = ALPHA, **options: Any) -> Any:
     """PEFT's layer around ``layer``, its random tensors drawn anew so that none is zero."""
-    config = getattr(peft, f"{name}Config")(target_modules=["0"], **options)
-    wrapped = peft.get_peft_model(torch.nn.Sequential(layer), config).base_model.model[0]
+    with peft_at_work() as peft:
+        module = getattr(peft.tuners, name.lower()).layer
+        config = getattr(peft, f"{name}Config")(**options)
+        scale = {"lora_alpha": alpha} if name == "Lora" else {"alpha": alpha}
+        wrapped = getattr(module, type(layer).__name__)(layer, "default", config=config, r=config.r, **scale)
     generator = torch.Generator().manual_seed(1)
     for key, value in wrapped.named_parameters():
         if "base_layer" not in key:
@@ -199,18 +202,16 @@ def state(layer: Any, **slots: str) -> dict[str, torch.Tensor]:
 
 class TestPeft:
     @pytest.mark.parametrize("kind", LAYERS)
-    def test_lora(self, peft: Any, kind: str) -> None:
-        layer = peft_layer(peft, "Lora", LAYERS[kind](), r=RANK, lora_alpha=ALPHA)
+    def test_lora(self, kind: str) -> None:
+        layer = peft_layer("Lora", LAYERS[kind](), r=RANK)
         lora, module = lora_of("lora", state(layer, up="lora_B", down="lora_A"), RANK)
         expected = layer.get_delta_weight("default").detach()
         torch.testing.assert_close(deltas.read_change(lora, module).dense().reshape(expected.shape), expected)
 
     @pytest.mark.parametrize("kind", LAYERS)
     @pytest.mark.parametrize("effective", [False, True])
-    def test_loha(self, peft: Any, kind: str, effective: bool) -> None:
-        layer = peft_layer(
-            peft, "LoHa", LAYERS[kind](), r=RANK, alpha=ALPHA, use_effective_conv2d=effective, init_weights=False
-        )
+    def test_loha(self, kind: str, effective: bool) -> None:
+        layer = peft_layer("LoHa", LAYERS[kind](), r=RANK, use_effective_conv2d=effective, init_weights=False)
         slots = {slot: f"hada_{slot}" for slot in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}
         tensors = state(layer, **slots)
         assert ("t1" in tensors) == (effective and kind == "convolution")
@@ -220,8 +221,8 @@ class TestPeft:
 
     @pytest.mark.parametrize("kind", LAYERS)
     @pytest.mark.parametrize("options", [{}, {"decompose_both": True}, {"use_effective_conv2d": True}], ids=str)
-    def test_lokr(self, peft: Any, kind: str, options: dict[str, bool]) -> None:
-        layer = peft_layer(peft, "LoKr", LAYERS[kind](), r=1, alpha=ALPHA, init_weights=False, **options)
+    def test_lokr(self, kind: str, options: dict[str, bool]) -> None:
+        layer = peft_layer("LoKr", LAYERS[kind](), r=1, init_weights=False, **options)
         slots = {slot: f"lokr_{slot}" for slot in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}
         tensors = state(layer, **slots)
         lora, module = lora_of("lokr", tensors, 1)
@@ -230,9 +231,9 @@ class TestPeft:
 
     @pytest.mark.parametrize("kind", LAYERS)
     @pytest.mark.parametrize("name", ["m.lora_magnitude_vector", "m.lora_magnitude_vector.weight"])
-    def test_dora(self, peft: Any, kind: str, name: str) -> None:
+    def test_dora(self, kind: str, name: str) -> None:
         """The weight that PEFT's own merge leaves in the layer."""
-        layer = peft_layer(peft, "Lora", LAYERS[kind](), r=RANK, lora_alpha=ALPHA, use_dora=True)
+        layer = peft_layer("Lora", LAYERS[kind](), r=RANK, use_dora=True)
         weight = layer.base_layer.weight.detach().clone()
         tensors = state(layer, up="lora_B", down="lora_A", dora_scale="lora_magnitude_vector")
         lora, module = lora_of("lora", tensors, RANK, names={"dora_scale": name})
@@ -240,7 +241,8 @@ class TestPeft:
         assert per_row
         delta = deltas.read_change(lora, module).dense().reshape(weight.shape)
         found = kernels.decompose(weight, delta, magnitude, per_row=per_row)
-        layer.merge()
+        with peft_at_work():
+            layer.merge()
         torch.testing.assert_close(found, layer.base_layer.weight.detach(), rtol=1e-5, atol=1e-6)
 
 
