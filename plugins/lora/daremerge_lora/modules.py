@@ -51,9 +51,17 @@ class Target:
     """What a module changes in a checkpoint."""
 
     key: str
-    """The weight's name in the checkpoint at hand. The bias, where a module changes it too, is beside it."""
+    """The weight's name in the checkpoint at hand."""
     rows: tuple[int, int] | None = None
     """The half-open range of rows (dimension 0) that are the module's in a fused weight, such as a ``qkv``; None for
     all of them."""
     transposed: bool = False
     """Whether the checkpoint holds the transpose of what the module was trained for (OpenCLIP's text projection)."""
+    swapped: bool = False
+    """Whether the checkpoint holds the two halves of the rows in the other order: diffusers' last modulation is scale,
+    shift, and that of SD3's and Flux's own code shift, scale."""
+
+    @property
+    def bias(self) -> str:
+        """The name of the bias beside the weight: ``….attn.in_proj_bias`` beside ``….attn.in_proj_weight``."""
+        return self.key.removesuffix("weight") + "bias"
