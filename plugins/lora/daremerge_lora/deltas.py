@@ -22,6 +22,7 @@ __all__ = [
     "Hadamard",
     "Kronecker",
     "LowRank",
+    "Swapped",
     "bias_change",
     "has_weight",
     "magnitude",
@@ -46,7 +47,7 @@ class Change(ABC):
 
     @abstractmethod
     def unscaled(self, start: int, stop: int) -> Tensor:
-        """Rows ``[start, stop)`` before scaling, as ``[stop − start, width]``; each has the same bits in any request."""
+        """Rows ``[start, stop)`` before scaling, as ``[stop − start, width]``: the same bits in any request."""
 
     @abstractmethod
     def transposed(self) -> Change:
@@ -166,6 +167,33 @@ class Dense(Change):
 
     def tensors(self) -> Iterable[Tensor]:
         return (self.diff,)
+
+
+@dataclass(frozen=True)
+class Swapped(Change):
+    """Another change, its second half of the rows before the first."""
+
+    change: Change
+    scale: float = 1.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.change.size
+
+    def unscaled(self, start: int, stop: int) -> Tensor:
+        import torch
+
+        rows, _ = self.size
+        half = rows // 2
+        # Row r here is row r + half there, or r − half in the lower half; a run of rows is at most two runs there.
+        runs = ((max(start, low), min(stop, high), shift) for low, high, shift in ((0, half, half), (half, rows, -half)))
+        return torch.cat([self.change.rows(a + shift, b + shift) for a, b, shift in runs if a < b])
+
+    def transposed(self) -> Change:
+        return Dense(1.0, self.dense().T)
+
+    def tensors(self) -> Iterable[Tensor]:
+        return self.change.tensors()
 
 
 def has_weight(module: Module) -> bool:
