@@ -31,7 +31,10 @@ class Holding(NamedTuple):
         return f"{self.prefix}{entry.diffusers}.weight"
 
     def target(self, found: Found, shape: Sequence[int]) -> Target:
-        """What a module changes in the tensor of this shape, which has a dimension or more. ``found`` has one entry, or all of a native weight."""
+        """What a module changes in a tensor of this shape, of one dimension or more.
+
+        ``found`` has one entry, or all of a native weight.
+        """
         entry = found.entries[0]
         rows = entry.rows(shape[0]) if self.native and not found.native else None
         other = found.native != self.native

@@ -6,8 +6,8 @@ called *native* and may have several *parts*, one for each of diffusers' names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 __all__ = ["Entry", "Found", "Layers", "Table", "entries"]
@@ -49,39 +49,46 @@ class Found(NamedTuple):
     """Whether the name is the native one."""
 
 
-@dataclass(frozen=True)
 class Table:
-    """The layers of one network, looked up by either name, with dots or with underscores."""
+    """The layers of one network, looked up by either name, with dots or with underscores. Built when first asked."""
 
-    entries: tuple[Entry, ...]
-    by_diffusers: Mapping[str, Entry]
-    by_native: Mapping[str, tuple[Entry, ...]]
-    underscored: Mapping[str, Found]
+    def __init__(self, describe: Callable[[], Iterable[Entry]], aliases: Mapping[str, str] | None = None) -> None:
+        """``aliases``: further names → those of diffusers, to read and never to write."""
+        self._describe, self._aliases = describe, dict(aliases or {})
 
-    @classmethod
-    def of(cls, rows: Iterable[Entry], aliases: Mapping[str, str] | None = None) -> Table:
-        """``aliases``: further names of diffusers, to read and never to write."""
-        listed = tuple(rows)
-        by_diffusers = {entry.diffusers: entry for entry in listed}
-        by_diffusers |= {alias: by_diffusers[name] for alias, name in (aliases or {}).items()}
-        by_native: dict[str, tuple[Entry, ...]] = {}
-        for entry in listed:
-            by_native[entry.native] = (*by_native.get(entry.native, ()), entry)
-        underscored = {_underscored(name): Found(parts, True) for name, parts in by_native.items()}
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(self._describe())
+
+    @cached_property
+    def by_diffusers(self) -> Mapping[str, Entry]:
+        found = {entry.diffusers: entry for entry in self.entries}
+        return found | {alias: found[name] for alias, name in self._aliases.items()}
+
+    @cached_property
+    def by_native(self) -> Mapping[str, tuple[Entry, ...]]:
+        found: dict[str, tuple[Entry, ...]] = {}
+        for entry in self.entries:
+            found[entry.native] = (*found.get(entry.native, ()), entry)
+        return found
+
+    @cached_property
+    def _underscored(self) -> Mapping[str, Found]:
+        found = {_underscores(name): Found(parts, True) for name, parts in self.by_native.items()}
         # Where both names are one, as with most text encoders, it does not matter which is found.
-        underscored |= {_underscored(name): Found((entry,), False) for name, entry in by_diffusers.items()}
-        return cls(listed, by_diffusers, by_native, underscored)
+        return found | {_underscores(name): Found((entry,), False) for name, entry in self.by_diffusers.items()}
 
     def find(self, name: str, *, underscored: bool = False) -> Found | None:
+        """What a layer's name stands for; ``underscored`` where it has underscores for dots."""
         if underscored:
-            return self.underscored.get(name)
+            return self._underscored.get(name)
         if (entry := self.by_diffusers.get(name)) is not None:
             return Found((entry,), False)
         parts = self.by_native.get(name)
         return None if parts is None else Found(parts, True)
 
 
-def _underscored(name: str) -> str:
+def _underscores(name: str) -> str:
     return name.replace(".", "_")
 
 

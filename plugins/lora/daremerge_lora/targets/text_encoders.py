@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .tables import Entry, Table, entries
 
 __all__ = ["CLIP", "T5"]
@@ -17,23 +19,24 @@ _CLIP_LAYER = {
 }
 
 
-def _clip_layer(index: int) -> list[Entry]:
+def _clip_layer(index: int) -> Iterator[Entry]:
     native, hugging_face = f"transformer.resblocks.{index}.", f"text_model.encoder.layers.{index}."
-    attention = [
-        Entry(f"{hugging_face}self_attn.{one}_proj", f"{native}attn.in_proj_weight", (third, third + 1, 3), suffix="")
-        for third, one in enumerate("qkv")
-    ]
-    return [*attention, *entries(native, hugging_face, _CLIP_LAYER)]
+    for third, one in enumerate("qkv"):
+        yield Entry(
+            f"{hugging_face}self_attn.{one}_proj", f"{native}attn.in_proj_weight", (third, third + 1, 3), suffix=""
+        )
+    yield from entries(native, hugging_face, _CLIP_LAYER)
 
 
-CLIP = Table.of(
-    [
-        *(entry for index in range(_CLIP_LAYERS) for entry in _clip_layer(index)),
-        Entry("text_model.final_layer_norm", "ln_final"),
-        # OpenCLIP multiplies by it from the left: a parameter without `.weight`, and the transpose of a linear layer's.
-        Entry("text_projection", "text_projection", suffix="", transposed=True),
-    ]
-)
+def _clip() -> Iterator[Entry]:
+    for index in range(_CLIP_LAYERS):
+        yield from _clip_layer(index)
+    yield Entry("text_model.final_layer_norm", "ln_final")
+    # OpenCLIP multiplies by it from the left: a parameter without `.weight`, the transpose of a linear layer's.
+    yield Entry("text_projection", "text_projection", suffix="", transposed=True)
+
+
+CLIP = Table(_clip)
 """Every size of CLIP's text encoder."""
 
 _T5_LAYER = (
@@ -43,14 +46,13 @@ _T5_LAYER = (
     "layer.1.layer_norm",
 )
 
-T5 = Table.of(
-    [
-        *(
-            Entry(f"encoder.block.{index}.{layer}", f"encoder.block.{index}.{layer}")
-            for index in range(_T5_LAYERS)
-            for layer in _T5_LAYER
-        ),
-        Entry("encoder.final_layer_norm", "encoder.final_layer_norm"),
-    ]
-)
+
+def _t5() -> Iterator[Entry]:
+    for index in range(_T5_LAYERS):
+        for layer in _T5_LAYER:
+            yield Entry(f"encoder.block.{index}.{layer}", f"encoder.block.{index}.{layer}")
+    yield Entry("encoder.final_layer_norm", "encoder.final_layer_norm")
+
+
+T5 = Table(_t5)
 """The encoder of T5 v1.1."""

@@ -5,7 +5,9 @@ Esser et al., arXiv:2403.03206. Every size is in the tables: there are as many b
 
 from __future__ import annotations
 
-from .tables import Layers, Table, entries
+from collections.abc import Iterator
+
+from .tables import Entry, Layers, Table, entries
 
 __all__ = ["FLUX_TRANSFORMER", "SD3_TRANSFORMER"]
 
@@ -50,22 +52,16 @@ _SD3_BLOCK: Layers = {
     "context_block.mlp.fc2": "ff_context.net.2",
 }
 
-SD3_TRANSFORMER = Table.of(
-    [
-        *entries("", "", _SD3_ENDS, swaps=[_LAST]),
-        *(
-            entry
-            for index in range(_BLOCKS)
-            for entry in entries(
-                f"joint_blocks.{index}.",
-                f"transformer_blocks.{index}.",
-                _SD3_BLOCK,
-                # Of the last block, whose context goes no further: only there it has two rows for each column.
-                swaps=["context_block.adaLN_modulation.1"],
-            )
-        ),
-    ]
-)
+
+def _sd3() -> Iterator[Entry]:
+    yield from entries("", "", _SD3_ENDS, swaps=[_LAST])
+    for index in range(_BLOCKS):
+        native, diffusers = f"joint_blocks.{index}.", f"transformer_blocks.{index}."
+        # Swapped in the last block alone, whose context goes no further: it has two rows for each column there.
+        yield from entries(native, diffusers, _SD3_BLOCK, swaps=["context_block.adaLN_modulation.1"])
+
+
+SD3_TRANSFORMER = Table(_sd3)
 
 _FLUX_ENDS: Layers = {
     "img_in": "x_embedder",
@@ -103,17 +99,13 @@ _FLUX_SINGLE: Layers = {
     "norm.key_norm.scale": "attn.norm_k",
 }
 
-FLUX_TRANSFORMER = Table.of(
-    [
-        *entries("", "", _FLUX_ENDS, swaps=[_LAST]),
-        *(
-            entry
-            for native, diffusers, layers in (
-                ("double_blocks", "transformer_blocks", _FLUX_DOUBLE),
-                ("single_blocks", "single_transformer_blocks", _FLUX_SINGLE),
-            )
-            for index in range(_BLOCKS)
-            for entry in entries(f"{native}.{index}.", f"{diffusers}.{index}.", layers)
-        ),
-    ]
-)
+
+def _flux() -> Iterator[Entry]:
+    yield from entries("", "", _FLUX_ENDS, swaps=[_LAST])
+    for index in range(_BLOCKS):
+        yield from entries(f"double_blocks.{index}.", f"transformer_blocks.{index}.", _FLUX_DOUBLE)
+    for index in range(_BLOCKS):
+        yield from entries(f"single_blocks.{index}.", f"single_transformer_blocks.{index}.", _FLUX_SINGLE)
+
+
+FLUX_TRANSFORMER = Table(_flux)

@@ -6,6 +6,7 @@ Rombach et al., arXiv:2112.10752; Podell et al., SDXL, arXiv:2307.01952.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from .tables import Entry, Table, entries
 
@@ -75,9 +76,9 @@ def _unet(depths: Sequence[int], middle: int) -> Iterator[Entry]:
 
 _ALIASES = {f"class_embedding.linear_{index}": f"add_embedding.linear_{index}" for index in (1, 2)}
 
-SD_UNET = Table.of(_unet((1, 1, 1, 0), middle=1), _ALIASES)
+SD_UNET = Table(partial(_unet, (1, 1, 1, 0), middle=1), _ALIASES)
 """Of 1.x and 2.x, whose layers have the same names."""
 
-SDXL_UNET = Table.of(_unet((0, 2, 10), middle=10), _ALIASES)
+SDXL_UNET = Table(partial(_unet, (0, 2, 10), middle=10), _ALIASES)
 
-SDXL_REFINER_UNET = Table.of(_unet((0, 4, 4, 0), middle=4), _ALIASES)
+SDXL_REFINER_UNET = Table(partial(_unet, (0, 4, 4, 0), middle=4), _ALIASES)
