@@ -1,0 +1,8 @@
+"""Names, both ways: which tensors of a checkpoint a LoRA's modules change, and what formats call them."""
+
+from __future__ import annotations
+
+from .architectures import ARCHITECTURES, Architecture
+from .matching import Matching, architecture_of, match, module_names
+
+__all__ = ["ARCHITECTURES", "Architecture", "Matching", "architecture_of", "match", "module_names"]
