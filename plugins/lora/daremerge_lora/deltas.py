@@ -174,7 +174,6 @@ class Swapped(Change):
     """Another change, its second half of the rows before the first."""
 
     change: Change
-    scale: float = 1.0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -186,8 +185,9 @@ class Swapped(Change):
         rows, _ = self.size
         half = rows // 2
         # Row r here is row r + half there, or r − half in the lower half; a run of rows is at most two runs there.
-        runs = ((max(start, low), min(stop, high), shift) for low, high, shift in ((0, half, half), (half, rows, -half)))
-        return torch.cat([self.change.rows(a + shift, b + shift) for a, b, shift in runs if a < b])
+        halves = ((0, half, half), (half, rows, -half))
+        runs = ((max(start, low) + shift, min(stop, high) + shift) for low, high, shift in halves)
+        return torch.cat([self.change.rows(*run) for run in runs if run[0] < run[1]])
 
     def transposed(self) -> Change:
         return Dense(1.0, self.dense().T)

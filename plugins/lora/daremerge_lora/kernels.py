@@ -118,7 +118,8 @@ def decompose(weight: Tensor, delta: Tensor, magnitude: Tensor, *, per_row: bool
     norm = (
         torch.linalg.vector_norm(moved, dim=others, keepdim=True, dtype=torch.float64) + torch.finfo(torch.float32).eps
     )
-    return moved * (magnitude.reshape(norm.shape).to(torch.float64) / norm).to(moved.dtype)
+    factor: Tensor = magnitude.reshape(norm.shape).to(torch.float64) / norm
+    return moved * factor.to(moved.dtype)
 
 
 def _tiled(tile: Callable[[slice], Tensor], rows: int, width: int, start: int, stop: int) -> Tensor:

@@ -50,6 +50,7 @@ class NewModule(ABC):
 
     def settle(self) -> None:
         """Find what :meth:`slots` needs. Done at most once, by one thread."""
+        raise NotImplementedError("it is settled from the start")
 
     @abstractmethod
     def slots(self) -> Sequence[Slot]:
@@ -194,5 +195,3 @@ class MadeLora:
 
     def close(self) -> None:
         self._held.clear()
-
-

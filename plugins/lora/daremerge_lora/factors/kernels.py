@@ -16,7 +16,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Svd", "clamp", "exact_svd", "product_svd", "randomised_svd", "rank_for_energy", "singular_values", "split"]
+from daremerge_core.kernels import tree_sum
+
+__all__ = [
+    "Svd",
+    "clamp",
+    "concatenate",
+    "exact_svd",
+    "product_svd",
+    "randomised_svd",
+    "rank_for_energy",
+    "singular_values",
+    "split",
+    "squared_norm",
+]
 
 
 class Svd(NamedTuple):
@@ -40,7 +53,8 @@ def singular_values(delta: Tensor) -> Tensor:
     Half as much work as vectors too. sᵢ has a relative error of about 10⁻¹⁶ (s₁ / sᵢ)²: single precision down to
     s₁ / 30,000; below about s₁ / 10⁸ there is only rounding.
     """
-    return torch.linalg.eigvalsh(_gram(delta.to(torch.float64))).flip(0).clamp_min(0.0).sqrt()
+    squares: Tensor = torch.linalg.eigvalsh(_gram(delta.to(torch.float64))).flip(0)
+    return squares.clamp_min(0.0).sqrt()
 
 
 def exact_svd(delta: Tensor, rank: int) -> Svd:
@@ -96,6 +110,21 @@ def product_svd(products: Sequence[tuple[float, Tensor, Tensor]]) -> Svd:
     rows, columns = torch.linalg.qr(up), torch.linalg.qr(down.T)
     small = torch.linalg.svd(rows.R @ columns.R.T, full_matrices=False)
     return _signed(rows.Q @ small.U, small.S, small.Vh @ columns.Q.T)
+
+
+def concatenate(products: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """B and A with B A = Σ cᵢ Bᵢ Aᵢ, exactly but for rounding: factors side by side, √|cᵢ| in each.
+
+    Shared out so, c does not push one factor out of a small dtype's range; a term with c = 1 keeps its bits.
+    """
+    up = torch.cat([math.copysign(math.sqrt(abs(factor)), factor) * up for factor, up, _ in products], dim=1)
+    down = torch.cat([math.sqrt(abs(factor)) * down for factor, _, down in products])
+    return up, down
+
+
+def squared_norm(delta: Tensor) -> Tensor:
+    """‖ΔW‖², 0-d float64, in an order of additions that is always the same."""
+    return tree_sum(delta.to(torch.float64).square())
 
 
 def rank_for_energy(values: Tensor, energy: float, total: float | None = None) -> int:
