@@ -101,6 +101,9 @@ def _comfy() -> dict[str, ModuleType]:
     }
     stands |= {name: _Stand(name) for name in ("einops", "PIL") if find_spec(name) is None}
     with _imports(stands, lambda name: name.partition(".")[0] == "comfy", folder):
+        package = importlib.import_module("comfy")
+        for name in ("model_management", "model_base"):
+            setattr(package, name, stands[f"comfy.{name}"])
         names = ("comfy.utils", "comfy.weight_adapter", "comfy.lora", "comfy.lora_convert")
         return {**stands, **{name: importlib.import_module(name) for name in names}}
 
