@@ -84,8 +84,12 @@ FAMILIES: dict[str, tuple[str, dict[str, tuple[int, ...]], tuple[int, ...], int 
     "LoHa, Tucker": (
         "loha",
         {
-            **{"hada_w1_a": (3, 6), "hada_w1_b": (3, 5), "hada_w2_a": (3, 6), "hada_w2_b": (3, 5)},
-            **{"hada_t1": (3, 3, 3, 3), "hada_t2": (3, 3, 3, 3)},
+            "hada_w1_a": (3, 6),
+            "hada_w1_b": (3, 5),
+            "hada_w2_a": (3, 6),
+            "hada_w2_b": (3, 5),
+            "hada_t1": (3, 3, 3, 3),
+            "hada_t2": (3, 3, 3, 3),
         },
         (6, 5, 3, 3),
         3,
@@ -256,14 +260,14 @@ class TestScale:
     def test_a_configuration_that_says_nonsense_is_an_error(self, text: str) -> None:
         model = numbers({f"unet.x.lora_{one}.weight": (4, 4) for one in "AB"}, {"lora_adapter_metadata": text})
         lora = open_lora(model, name="my.safetensors")
-        with pytest.raises(ModelFileError, match="my.safetensors: metadata 'lora_adapter_metadata'"):
+        with pytest.raises(ModelFileError, match=r"my\.safetensors: metadata 'lora_adapter_metadata'"):
             lora.scale(lora.modules["unet.x"])
 
     @pytest.mark.parametrize("alpha", [torch.tensor(math.nan), torch.tensor(math.inf), torch.ones(2), torch.ones(0)])
     def test_an_alpha_that_is_no_number_is_an_error(self, alpha: torch.Tensor) -> None:
         ones = torch.ones(2, 2)
         lora = open_lora(MemoryModel({"x.lora_up.weight": ones, "x.lora_down.weight": ones, "x.alpha": alpha}))
-        with pytest.raises(ModelFileError, match="'x.alpha' must be one finite number"):
+        with pytest.raises(ModelFileError, match=r"'x\.alpha' must be one finite number"):
             lora.scale(lora.modules["x"])
 
 
@@ -283,7 +287,7 @@ class TestScale:
 )
 def test_tensors_that_do_not_fit_together(tensors: dict[str, tuple[int, ...]]) -> None:
     lora = open_lora(headers({f"x.{slot}": shape for slot, shape in tensors.items()}), name="broken.safetensors")
-    with pytest.raises(ModelFileError, match=r"broken.safetensors: module 'x'"):
+    with pytest.raises(ModelFileError, match=r"broken\.safetensors: module 'x'"):
         lora.shape(lora.modules["x"])
 
 
