@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 
@@ -20,6 +21,7 @@ def headers(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F16") -> Header
     return HeaderModel({key: TensorMeta(key, dtype, tuple(shape)) for key, shape in shapes.items()})
 
 
+@cache
 def checkpoint(name: str) -> HeaderModel:
     """A real checkpoint's headers."""
     return HeaderModel(load(name))
