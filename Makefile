@@ -30,8 +30,9 @@ $(VENV)/.installed: $(BIN)/python requirements.txt constraints.txt $(SOURCES)
 	touch $@
 	rm -f $(VENV)/.installed-dev
 
-$(VENV)/.installed-dev: $(BIN)/python requirements-dev.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+$(VENV)/.installed-dev: $(BIN)/python requirements-dev.txt requirements-oracles.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps -r requirements-oracles.txt
 	touch $@
 
 clean:

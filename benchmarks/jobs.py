@@ -22,9 +22,15 @@ class Job:
     """Which of ``base``, ``a`` and ``b`` it reads; its floor reads the same."""
     command: tuple[str, ...]
     """Words, in which ``{base}``, ``{a}``, ``{b}``, ``{out}``, ``{threads}`` and ``{memory}`` are filled in; so are
-    ``{mask}`` and ``{gradient}``, for what the commands before it made."""
+    ``{mask}``, ``{gradient}`` and ``{lora}``, for what the commands before it made."""
     before: tuple[tuple[str, ...], ...] = ()
     """Commands that make what it needs, once and unmeasured."""
+    ending: str = ".safetensors"
+    """Of what it writes."""
+
+    def output(self, scratch: Path) -> Path:
+        """Where it writes."""
+        return scratch / f"merged{self.ending}"
 
     def argv(self, files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
         return _filled(self.command, files, out, threads=threads, memory=memory)
@@ -34,14 +40,16 @@ class Job:
 
 
 def _filled(command: Sequence[str], files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
-    """``{mask}`` and ``{gradient}`` lie beside the output."""
-    made = {"mask": out.with_name("mask.safetensors"), "gradient": out.with_name("gradient.json")}
+    """``{mask}``, ``{gradient}`` and ``{lora}`` lie beside the output."""
+    names = {"mask": "mask.safetensors", "gradient": "gradient.json", "lora": "lora.safetensors"}
+    made = {name: out.with_name(file) for name, file in names.items()}
     values = {"base": files.base, "a": files.a, "b": files.b, "out": out, "threads": threads, "memory": memory}
     return [word.format(**values, **made) for word in command]
 
 
 MAGNITUDE = ("mask", "magnitude", "{a}", "--base", "{base}", "--threshold", "0.8")
 DEPTH = ("gradient", "depth", "{a}", "--point", "0=0.9", "--point", "1=0.1", "--rest", "0.5")
+EXTRACT = ("lora", "extract", "{a}", "{base}", "--rank", "32")
 WORKFLOW = str(Path(__file__).parent.parent / "examples" / "protect-and-merge.yaml")
 MODELS = ("--set", "models.a={a}", "--set", "models.b={b}", "--set", "models.base={base}")
 
@@ -62,6 +70,17 @@ JOBS: tuple[Job, ...] = (
         ),
     ),
     Job("workflow", ("base", "a", "b"), (*DAREMERGE, "run", WORKFLOW, *MODELS, *RUN)),
+    Job("diff", ("a", "b"), (*DAREMERGE, "report", "diff", "{a}", "{b}", *RUN), ending=".json"),
+    Job(
+        "conflict", ("base", "a", "b"), (*DAREMERGE, "report", "conflict", "{base}", "{a}", "{b}", *RUN), ending=".json"
+    ),
+    Job("lora-extract", ("base", "a"), (*DAREMERGE, *EXTRACT, *RUN)),
+    Job(
+        "lora-apply",
+        ("a",),
+        (*DAREMERGE, "lora", "apply", "{b}", "{lora}:0.8", *RUN),
+        before=((*DAREMERGE, *EXTRACT, "-o", "{lora}", "--overwrite", "--quiet"),),
+    ),
 )
 
 STARTUP: dict[str, Sequence[str]] = {

@@ -59,16 +59,16 @@ def bench(
 
     The warm-up round is not counted: it brings the inputs into the page cache and compiles what is compiled once.
     """
-    out = scratch / "merged.safetensors"
     results: list[Result] = []
     for job in jobs:
         read = sum(files[name].stat().st_size for name in job.inputs)
         results.append(Result(job, read + files[job.inputs[0]].stat().st_size, [], []))
     first = -1 if warm_up else 0
     for job in jobs:
-        _prepare(job, files, out)
+        _prepare(job, files, job.output(scratch))
     for number in range(first, rounds):
         for result in results:
+            out = result.job.output(scratch)
             least = _timed(floor(result.job, files, out), out)
             run = _timed(result.job.argv(files, out, threads=threads, memory=memory), out)
             label = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
@@ -167,10 +167,10 @@ def check(jobs: Sequence[Job], files: Checkpoints, scratch: Path, variants: Sequ
     """Run every job every way. All write to the same path in turn, so that nothing but the way differs."""
     found: list[Check] = []
     for job in jobs:
-        _prepare(job, files, scratch / "merged.safetensors")
+        _prepare(job, files, job.output(scratch))
         expected = ""
         for variant in variants:
-            one = _checked(job, variant, files, scratch / "merged.safetensors", expected)
+            one = _checked(job, variant, files, job.output(scratch), expected)
             expected = expected or one.sha256
             found.append(one)
     return found

@@ -161,7 +161,6 @@ def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
         )
 
 
-_CHANGED = {"merge": "merged", "edit": "edited"}
 _ANCHORS = {"a": "A", "model": "the model", "base": "the base", "models": "the first model"}
 
 
@@ -173,7 +172,7 @@ def _show_changes(plan: Plan) -> None:
         changed, copied, skipped = tally(value.decisions)
         total = changed + copied.total()
         whose = f"{name}: " if len(steps) > 1 else ""
-        click.echo(printable(f"  {whose}{_CHANGED[step.kind]} {changed} of {total} tensors"))
+        click.echo(printable(f"  {whose}{'merged' if step.kind == 'merge' else 'edited'} {changed} of {total} tensors"))
         if copied:
             origin = _ANCHORS[step.anchor_field()]
             click.echo(f"    copied from {origin} {copied.total()}: {_reasons(copied)}")

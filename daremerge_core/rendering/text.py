@@ -65,7 +65,7 @@ def _wrapped(paragraph: str) -> str:
 
 def _table(report: Report) -> str:
     names = columns(report)
-    cells = [names, *([cell(row.get(name)) for name in names] for row in report.rows)]
+    cells = [[printable(name) for name in names], *([cell(row.get(name)) for name in names] for row in report.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [is_number(report, name) for name in names]
 
@@ -98,7 +98,9 @@ def print_report(report: Report, stream: IO[str]) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in columns(report):
             number = is_number(report, name)
-            table.add_column(Text(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
+            table.add_column(
+                Text(printable(name)), justify="right" if number else "left", no_wrap=number, overflow="fold"
+            )
         for row in report.rows:
             table.add_row(*(Text(cell(row.get(name))) for name in columns(report)))
         console.print(table)
