@@ -115,6 +115,9 @@ def _comfy() -> dict[str, ModuleType]:
     }
     stands |= {name: _Stand(name) for name in ("einops", "PIL") if find_spec(name) is None}
     with _imports(stands, lambda name: name.partition(".")[0] == "comfy", folder):
+        package = importlib.import_module("comfy")
+        for name in ("model_management", "model_base"):
+            setattr(package, name, stands[f"comfy.{name}"])
         names = ("comfy.utils", "comfy.weight_adapter", "comfy.lora", "comfy.lora_convert")
         found = {**stands, **{name: importlib.import_module(name) for name in names}}
         for name in ("model_management", "model_base"):  # it says `import comfy.x` and then `comfy.x.y`

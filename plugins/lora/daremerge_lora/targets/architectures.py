@@ -160,11 +160,14 @@ _PEFT_ROOT = "base_model.model."
 
 
 def locate(module: str) -> tuple[Part, str, bool]:
-    """The network that a module's name speaks of, the layer's name in it, and whether that has underscores for dots."""
+    """The network that a module's name speaks of, the layer's name in it, and whether that has underscores for dots.
+
+    T5 is told by its layers' names, whatever its number: it is Flux's second text encoder, and SD3's third.
+    """
     for prefix, part in _UNDERSCORED:
         if module.startswith(prefix):
             name = module.removeprefix(prefix)
-            return ("te3" if part != "unet" and name.startswith("encoder_block_") else part, name, True)
+            return ("te3" if part != "unet" and name.startswith("encoder_") else part, name, True)
     name, part = module.removeprefix(_PEFT_ROOT), "unet"
     for prefix, one in _DOTTED:
         if name.startswith(prefix):
@@ -172,8 +175,8 @@ def locate(module: str) -> tuple[Part, str, bool]:
             break
     if name.startswith("text_model."):
         part = "te1" if part == "unet" else part
-    elif name.startswith("encoder.block."):
-        part = "te3"  # whatever its number: it is Flux's second, and SD3's third
+    elif name.startswith("encoder."):
+        part = "te3"
     if ".processor.to_" in name:  # diffusers' attention processors held the LoRA, and had no list of outputs
         name = name.replace(".processor.to_", ".to_")
         name += ".0" if name.endswith(".to_out") else ""
