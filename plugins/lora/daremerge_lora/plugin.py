@@ -43,7 +43,7 @@ def daremerge_planned(plan: Plan) -> list[str]:
 def _left_out(plan: Plan) -> Iterator[str]:
     for name, value in plan.views.items():
         component = getattr(value, "component", None)
-        lines = component.unmatched() if isinstance(component, Apply) else ()
+        lines = component.unmatched if isinstance(component, Apply) else ()
         if lines:
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             yield f"step {name!r}: the model has no place for {'; '.join(lines[:3])}{more}"

@@ -367,6 +367,23 @@ class TestRandomised:
         assert ranks[1] in (ranks[0], ranks[0] + 1)
 
 
+def test_a_checkpoint_is_no_lora() -> None:
+    for tool in (Merge(loras=[MODEL]), Resize(lora=MODEL, rank=1)):
+        with pytest.raises(DaremergeError, match="holds no LoRA module"):
+            view(tool)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    tensors = tensors_of(A)
+    tensors[f"{FEW[0]}.lora_up.weight"] = (
+        tensors[f"{FEW[0]}.lora_up.weight"].clone().index_fill_(0, torch.tensor(0), math.nan)
+    )
+    damaged = MemoryModel(tensors)
+    lora = made(Resize(lora=damaged, rank=1))
+    with pytest.raises(DaremergeError, match=f"{FEW[0]}: 3 of the 30"):
+        lora.read(f"{FEW[0]}.lora_up.weight")
+
+
 def test_a_made_file_can_be_read_in_any_order_and_again() -> None:
     lora = made(Merge(loras=[A, B], rank=2))
     keys = list(lora.keys())

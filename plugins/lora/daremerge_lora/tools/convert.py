@@ -8,7 +8,7 @@ from pydantic import Field
 
 from daremerge_core import LoraRef, LoraTool, Model
 
-from ..formats import open_lora
+from .sources import opened
 
 __all__ = ["Convert"]
 
@@ -26,4 +26,4 @@ class Convert(LoraTool):
     def lora(self) -> Model:
         from ..convert import converted
 
-        return converted(open_lora(self.lora_file), self.format)
+        return converted(opened(self.lora_file), self.format)
