@@ -6,8 +6,9 @@ parts and sets their ``up`` along a diagonal. Both are exact; a fused module has
 
 kohya's and ComfyUI's files hold alpha. diffusers reads none for most models, so the scale is multiplied into the
 factors: into both of them, by a power of two into ``down``, so that float16 keeps its range. A scale that is a power of
-two changes no digit. Where ranks differ, PEFT's configuration is written too, since diffusers without it would scale
-every module by the rank of the first; ComfyUI ignores it, and it says alpha = rank.
+two changes no digit, but of float16's smallest numbers. Where ranks differ, PEFT's configuration is written too, since
+older versions of diffusers would else divide the rank of the first module by that of each; it says alpha = rank, and
+ComfyUI ignores it.
 """
 
 from __future__ import annotations
