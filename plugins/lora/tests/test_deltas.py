@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from daremerge_lora import deltas, kernels
-from daremerge_lora.modules import Family, Module
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daremerge_core import MemoryModel, Span
+from daremerge_lora import deltas, kernels
+from daremerge_lora.modules import Family, Module
 
 from .oracles import comfy_module, peft_at_work
 

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from daremerge_lora.factors import kernels
 from hypothesis import given
 from hypothesis import strategies as st
+
+from daremerge_lora.factors import kernels
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 import torch
-from daremerge_lora import kernels
 from hypothesis import given
 from hypothesis import strategies as st
+
+from daremerge_lora import kernels
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

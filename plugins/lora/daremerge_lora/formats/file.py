@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from daremerge_core.errors import ModelFileError
-from daremerge_core.values import Model
+from daremerge_core.values import Model, Span, TensorMeta
 
 from ..modules import Family, Module
 from .peft import COMPONENTS, PeftConfig, read_configs
@@ -127,11 +128,28 @@ class LoraFile:
 
     def _read_number(self, key: str) -> float:
         meta = self.model.meta(key)
-        value = float(self.model.read(key).item()) if meta.numel == 1 else math.nan
+        value = _number(self.model, meta) if meta.numel == 1 else math.nan
         if not math.isfinite(value):
             said = value if meta.numel == 1 else f"of shape {meta.shape}"
             raise ModelFileError(f"{self.name}: {key!r} must be one finite number, and is {said}.")
         return value
+
+
+@runtime_checkable
+class _HasRaw(Protocol):
+    """A model that can give a tensor's stored bytes as they are."""
+
+    def raw(self, key: str, span: Span) -> memoryview: ...
+
+
+_LAYOUTS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+
+
+def _number(model: Model, meta: TensorMeta) -> float:
+    """The value of a tensor of one element; of a file in a usual dtype without torch, which takes long to import."""
+    if isinstance(model, _HasRaw) and meta.dtype in _LAYOUTS:
+        return float(struct.unpack(_LAYOUTS[meta.dtype], model.raw(meta.key, meta.whole))[0])
+    return float(model.read(meta.key).item())
 
 
 def open_lora(model: Model, *, name: str = "") -> LoraFile:

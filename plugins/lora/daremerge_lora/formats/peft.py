@@ -7,11 +7,12 @@ arXiv:2106.09685, scale by alpha / rank; Kalajdzievski, arXiv:2312.03732 (rsLoRA
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from daremerge_core.stores import strict_json
 
 __all__ = ["COMPONENTS", "PeftConfig", "read_configs"]
 
@@ -54,13 +55,13 @@ def read_configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
         if name in metadata:
             try:
                 return {component: PeftConfig(fields) for component, fields in _by_component(metadata[name]).items()}
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise ValueError(f"metadata {name!r}: {error}") from None
     return {}
 
 
 def _by_component(text: str) -> dict[str, dict[str, Any]]:
-    table = json.loads(text)
+    table = strict_json.loads(text)
     if not isinstance(table, dict):
         raise ValueError("it must be a JSON object")
     found: dict[str, dict[str, Any]] = {}

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .architectures import ARCHITECTURES, Architecture
+from .architectures import ARCHITECTURES, PARTS, Architecture, Part, locate
 from .matching import Matching, architecture_of, match, module_names
 
-__all__ = ["ARCHITECTURES", "Architecture", "Matching", "architecture_of", "match", "module_names"]
+__all__ = [
+    "ARCHITECTURES",
+    "PARTS",
+    "Architecture",
+    "Matching",
+    "Part",
+    "architecture_of",
+    "locate",
+    "match",
+    "module_names",
+]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from daremerge_core.errors import PlanError
+from daremerge_core.errors import ModelFileError, PlanError
 from daremerge_core.values import Model
 
 from ..formats import LoraFile, Writable
@@ -129,8 +130,9 @@ def _width(lora: LoraFile, architecture: Architecture) -> int | None:
             continue
         layer = located[1].entries[0].diffusers
         if layer.endswith(("attn2.to_k", "attn2.to_v", "self_attn.q_proj", "self_attn.k_proj", "mlp.fc1")):
-            shape = lora.shape(module)
-            return shape[1] if len(shape) > 1 else None
+            with suppress(ModelFileError):  # a damaged module tells nothing
+                if len(shape := lora.shape(module)) > 1:
+                    return shape[1]
     return None
 
 
