@@ -169,7 +169,7 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
         result = values[wanted.step]
         if wanted.dtype != "keep":
             dtype = SPELLINGS[wanted.dtype]
-            result = result.with_dtype(dtype) if isinstance(result, ModelView) else CastView(result, dtype)
+            result = result.with_dtype(dtype) if hasattr(result, "with_dtype") else CastView(result, dtype)
             values[wanted.step] = result
     except BaseException:
         for one in inputs:

@@ -10,7 +10,7 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..components import Component, nested, ports
+from ..components import Component, LoraTool, nested, ports
 from ..errors import RecipeError
 from ..recipe import parse_yaml
 
@@ -26,8 +26,10 @@ FIELD = "field_"
 
 
 def is_argument(cls: type[Component], field: str) -> bool:
-    """Whether a field is an argument: a port that must be given. The base model is an option all the same."""
-    return field in ports(cls) and field != "base" and cls.model_fields[field].is_required()
+    """Whether a field is an argument: a port that must be given. The base model is an option all the same, except where
+    it is half of the matter: for a LoRA made from a model and its base."""
+    is_option = field == "base" and not issubclass(cls, LoraTool)
+    return field in ports(cls) and not is_option and cls.model_fields[field].is_required()
 
 
 class YamlValue(ParamType):

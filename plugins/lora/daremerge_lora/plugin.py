@@ -1,0 +1,49 @@
+"""What this distribution gives daremerge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from daremerge_core import hookimpl
+
+from .tools.apply import Apply
+from .tools.convert import Convert
+from .tools.extract import Extract
+from .tools.merge import Merge
+from .tools.resize import Resize
+
+if TYPE_CHECKING:
+    import click
+
+    from daremerge_core.components import Component
+    from daremerge_core.plan import Plan
+
+
+@hookimpl
+def daremerge_components() -> list[type[Component]]:
+    return [Apply, Merge, Resize, Extract, Convert]
+
+
+@hookimpl
+def daremerge_commands(cli: click.Group) -> None:
+    from daremerge_core.cli.step import Components
+
+    cli.add_command(
+        Components("lora", help="Look into LoRAs, put them into models, merge, resize, extract and convert them.")
+    )
+
+
+@hookimpl
+def daremerge_planned(plan: Plan) -> list[str]:
+    """A warning for each LoRA that a model has no place for all of, where that is allowed."""
+    return list(_left_out(plan))
+
+
+def _left_out(plan: Plan) -> Iterator[str]:
+    for name, value in plan.views.items():
+        component = getattr(value, "component", None)
+        lines = component.unmatched() if isinstance(component, Apply) else ()
+        if lines:
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            yield f"step {name!r}: the model has no place for {'; '.join(lines[:3])}{more}"

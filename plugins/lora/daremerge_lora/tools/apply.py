@@ -1,0 +1,112 @@
+"""LoRAs into a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from daremerge_core import LoraRef, ModelEdit, Place, Site, WeightedBy
+from daremerge_core.errors import PlanError
+
+from ..applied import Recent, Step, steps
+from ..formats import LoraFile, open_lora
+from ..targets import Matching, match
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Self
+
+__all__ = ["Apply"]
+
+SHOWN = 5
+"""How many names a message lists."""
+
+
+class Apply(ModelEdit):
+    """Put LoRAs into a checkpoint, each at a strength: W + Σ strength · ΔW.
+
+    ΔW is ``alpha / rank · up @ down`` for LoRA (arXiv 2106.09685), the products of LoHa and LoKr (arXiv 2108.06098,
+    2309.14859), or a full difference. A DoRA (arXiv 2402.09353) takes the weight, with what LoRAs named before it have
+    changed, part of the way to m · (W + ΔW) / ‖W + ΔW‖; for magnitudes of rows ComfyUI up to 0.3 divides by ‖W‖.
+
+    Every common format is understood; modules find their tensors in checkpoints of SD1.5, SDXL, SD3 and Flux whatever
+    names both use. A module without a tensor, or a tensor that no module explains, is an error unless allowed.
+
+    A ratio, a gradient or a mask applies to all LoRAs together: per-block weights are a gradient, 1 keeps the model, 0
+    makes the whole change. Products come from a BLAS library: other libraries or processors may round the last bit of
+    ΔW differently; the number of threads and spans changes nothing.
+    """
+
+    kind: ClassVar[str] = "lora"
+    name = "apply"
+    loras: Annotated[list[LoraRef], WeightedBy("strengths")] = Field(
+        min_length=1, description="The LoRAs; FILE:0.8 puts one in at strength 0.8."
+    )
+    strengths: list[float] | None = Field(None, description="A strength for each LoRA; 1 by default.")
+    unet_strength: float = Field(1.0, description="Multiplies the strengths in the U-Net or transformer.")
+    clip_strength: float = Field(1.0, description="Multiplies the strengths in the text encoders.")
+    allow_unmatched: bool = Field(
+        False, description="Leave out, with a warning, what of a LoRA finds no tensor in the model."
+    )
+
+    @model_validator(mode="after")
+    def _a_strength_each(self) -> Self:
+        if self.strengths is not None and len(self.strengths) != len(self.loras):
+            raise ValueError(f"{len(self.strengths)} strengths for {len(self.loras)} LoRAs")
+        return self
+
+    def leaves_alone(self, place: Place) -> str | None:
+        self._check_unmatched()
+        return None if place.key in self._steps else "no LoRA changes it"
+
+    def needs_whole_tensors(self) -> bool:
+        return any(step.needs_weight for some in self._steps.values() for step in some)
+
+    def edit(self, site: Site) -> Tensor:
+        result = site.model
+        for step in self._steps[site.place.key]:
+            result = step.added(result, site, self._recent)
+        return result
+
+    def unmatched(self) -> Sequence[str]:
+        """What of the LoRAs has no effect, one line each: modules without a tensor, tensors that no module explains."""
+        return [line for lora, matching in self._found for line in _unmatched(lora, matching)]
+
+    @cached_property
+    def _found(self) -> Sequence[tuple[LoraFile, Matching]]:
+        files = [open_lora(model) for model in self.loras]
+        return [(lora, match(lora, self.model)) for lora in files]
+
+    @cached_property
+    def _steps(self) -> Mapping[str, Sequence[Step]]:
+        from daremerge_core.decisions import detect_layout
+
+        layout = detect_layout(self.model)
+        factors = {"unet": self.unet_strength, "clip": self.clip_strength}
+        strengths = self.strengths or [1.0] * len(self.loras)
+        found = [(lora, matching, strength) for (lora, matching), strength in zip(self._found, strengths, strict=True)]
+        return steps(found, lambda key: factors.get(layout.place(key).part, 1.0))
+
+    @cached_property
+    def _recent(self) -> Recent:
+        return Recent()
+
+    def _check_unmatched(self) -> None:
+        lines = () if self.allow_unmatched else self.unmatched()
+        if lines:
+            shown = "\n".join(f"  {line}" for line in lines[:SHOWN])
+            more = f"\n  … and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            raise PlanError(
+                f"the model has no place for {len(lines)} parts of the LoRAs:\n{shown}{more}",
+                hint="Is the LoRA for another architecture? To leave these parts out, pass --allow-unmatched.",
+            )
+
+
+def _unmatched(lora: LoraFile, matching: Matching) -> Iterator[str]:
+    for name in matching.unmatched:
+        yield f"{lora.name}: {name}: {matching.reasons[name]}"
+    for key in lora.unknown:
+        yield f"{lora.name}: {key}: belongs to no module that is understood"
