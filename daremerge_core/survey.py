@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .decisions import detect_layout
 from .dtypes import nbytes
-from .layout import Layout, LayoutSpec
-from .values import Mask, Model
+from .layout import Layout, LayoutSpec, detect, detect_by_name
+from .values import Gradient, Mask, Model, TensorMeta
 from .views import MEASURE_BLOCK, blocks_of, needs_whole, working_bytes
 
 if TYPE_CHECKING:
@@ -45,9 +45,17 @@ class Survey:
         self._progress = progress
         self._layouts = layouts
 
-    def layout(self, model: Model) -> Layout:
-        """Where each of the model's tensors lies."""
-        return detect_layout(model, self._layouts)
+    def layout(self, value: Model | Mask | Gradient) -> Layout:
+        """Where each of the value's tensors lies."""
+        known = getattr(value, "layout", None)  # a value that is computed has the layout of its model
+        if isinstance(known, Layout):
+            return known
+        if isinstance(value, Model):
+            return detect_layout(value, self._layouts)
+        if isinstance(value, Mask):
+            shapes = {key: shape for key in value.keys() if (shape := value.shape(key)) is not None}
+            return detect({key: TensorMeta(key, "BOOL", tuple(shape)) for key, shape in shapes.items()}, self._layouts)
+        return detect_by_name(value.keys(), self._layouts)
 
     def each(
         self,

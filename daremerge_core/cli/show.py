@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..decisions import detect_layout, tally
-from ..layout import Layout, detect
+from ..layout import Layout, detect, detect_by_name
 from ..rendering.text import printable
 from ..sizes import format_size
 from ..stores import BitMask, MaskFile
@@ -76,7 +76,7 @@ def _layers(plan: Plan) -> str:
 def show_gradient(gradient: Gradient, *, indent: str = "") -> None:
     """The ratios of each block, as a table; neighbours of one ratio share a row."""
     keys = list(gradient.keys())
-    layout = getattr(gradient, "layout", None) or detect({key: TensorMeta(key, "F32", ()) for key in keys})
+    layout = getattr(gradient, "layout", None) or detect_by_name(keys)
     blocks: dict[tuple[str, str], list[float | None]] = {}
     for key in keys:
         place = layout.place(key)

@@ -16,7 +16,7 @@ from .place import Place
 from .prefixes import canonical, container
 from .spec import LayoutSpec, Shape, Tower
 
-__all__ = ["GENERIC", "Layout", "detect"]
+__all__ = ["GENERIC", "Layout", "detect", "detect_by_name"]
 
 GENERIC = "generic"
 """The architecture of a model that no layout describes."""
@@ -29,7 +29,19 @@ def detect(metas: Mapping[str, TensorMeta], extra: Sequence[LayoutSpec] = ()) ->
     ones, so that a file with a whole checkpoint in it is never taken for a bare denoiser. What fits no
     description is :data:`GENERIC`; that is not an error.
     """
-    specs = (*extra, *KNOWN)
+    return _first_that_fits((*extra, *KNOWN), metas)
+
+
+def detect_by_name(keys: Iterable[str], extra: Sequence[LayoutSpec] = ()) -> Layout:
+    """As :func:`detect`, for tensors whose shapes nobody knows: those that a gradient was made for.
+
+    Where shapes alone tell two architectures apart, it is the first of them: their blocks have the same names.
+    """
+    specs = [replace(spec, requires=dict.fromkeys(spec.requires)) for spec in (*extra, *KNOWN)]
+    return _first_that_fits(specs, {key: TensorMeta(key, "F32", ()) for key in keys})
+
+
+def _first_that_fits(specs: Sequence[LayoutSpec], metas: Mapping[str, TensorMeta]) -> Layout:
     for spec in specs:
         if any(_fits(spec, prefix, metas) for prefix in spec.towers[0].prefixes):
             return Layout(spec.name, (*spec.towers, *COMMON), metas)

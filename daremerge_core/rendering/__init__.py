@@ -14,7 +14,7 @@ from ..errors import OutputError
 from ..stores.atomic import resolve_target, write_bytes
 from ..values import Report
 
-__all__ = ["FORMATS", "Theme", "check_report_path", "write_report"]
+__all__ = ["FORMATS", "Theme", "check_report_path", "to_json", "write_report"]
 
 Theme = Literal["light", "dark"]
 

@@ -17,8 +17,10 @@ from .conformance import (
     MaskerTests,
     MergeMethodTests,
     ModelEditTests,
+    ReporterTests,
     SparsifierTests,
 )
+from .reports import report_of
 from .tiny import tiny_model, tiny_tensors
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "MaskerTests",
     "MergeMethodTests",
     "ModelEditTests",
+    "ReporterTests",
     "SparsifierTests",
+    "report_of",
     "tiny_model",
     "tiny_tensors",
 ]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from ..components import Component, MergeMethod, MultiMergeMethod, ports
+from ..components import Component, MergeMethod, MultiMergeMethod, Reporter, ports
 from ..dtypes import FLOATS
+from ..errors import DaremergeError
 from ..layout import ROLES, Place
+from ..rendering import FORMATS, to_json, write_report
 from ..stores import BitMask, MemoryModel, hold_mask
-from ..values import Span
+from ..values import Model, Report, Span
 from ..views import ModelView, view
+from .reports import report_of
 from .tiny import SHAPES, tiny_model
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "MaskerTests",
     "MergeMethodTests",
     "ModelEditTests",
+    "ReporterTests",
     "SparsifierTests",
 ]
 
@@ -278,6 +283,104 @@ class GradientFamilyTests(ComponentTests):
             assert place.role in ROLES
 
 
+class ReporterTests(ComponentTests):
+    """The contract of a reporter: a report that every format can show, the same whatever the threads and memory."""
+
+    def report(self, options: Mapping[str, Any], *, threads: int = 1, memory: int = 1 << 30) -> Report:
+        component = self.make(options)
+        assert isinstance(component, Reporter)
+        return report_of(component, threads=threads, memory=memory)
+
+    def empty_values(self) -> dict[str, Any]:
+        """The ports of :meth:`port_values`, holding values without tensors."""
+        return {
+            name: [_without_tensors(self.component, name) for _ in value]
+            if isinstance(value, list)
+            else _without_tensors(self.component, name)
+            for name, value in self.port_values().items()
+        }
+
+    def test_it_has_a_title_and_text(self) -> None:
+        for options in self.cases:
+            report = self.report(options)
+            assert report.title.strip()
+            assert "\n" not in report.title
+            assert report.text.strip(), "say in words what was found; the table and the pictures are for the details"
+
+    def test_cells_are_plain(self) -> None:
+        for options in self.cases:
+            for row in self.report(options).rows:
+                for column, value in row.items():
+                    assert column, "a column needs a name"
+                    what = f"{column}: {type(value).__name__}; a cell is text, a number or None"
+                    assert value is None or type(value) in (str, int, float), what
+
+    def test_data_is_json(self) -> None:
+        import json
+
+        for options in self.cases:
+            report = self.report(options)
+            assert report.data, "a script must find in data what a person finds in text and pictures"
+            again = json.loads(json.dumps(report.data, sort_keys=True))  # sorting finds keys that are not all text
+            assert again.keys() == report.data.keys()
+
+    def test_every_format_can_show_it(self, tmp_path: Path) -> None:
+        for number, options in enumerate(self.cases):
+            report = self.report(options)
+            for suffix in FORMATS:
+                if suffix == ".png" and not report.figures:
+                    continue
+                path = write_report(report, tmp_path / f"{number}{suffix}")
+                assert path.read_bytes().startswith(b"\x89PNG") == (suffix == ".png")
+
+    def test_pictures_are_drawn_alike_each_time_and_for_both_themes(self) -> None:
+        from ..rendering.pictures import draw
+
+        for options in self.cases:
+            for caption, figure in self.report(options).figures.items():
+                assert caption.strip()
+                light, dark = draw(figure, "light"), draw(figure, "dark")
+                assert light != dark, "take the colours of all that is not data from matplotlib's rcParams"
+                assert draw(figure, "light") == light
+
+    def test_threads_and_memory_change_nothing(self) -> None:
+        for options in self.cases:
+            first = self.report(options)
+            other = self.report(options, threads=3, memory=1 << 12)
+            assert to_json(other) == to_json(first)
+            assert list(other.figures) == list(first.figures)
+
+    def test_inputs_are_left_alone(self) -> None:
+        for options in self.cases:
+            component = self.make(options)
+            assert isinstance(component, Reporter)
+            models = [value for value in _values_of(component) if isinstance(value, Model)]
+            before = [_bytes(model) for model in models]
+            report_of(component)
+            assert [_bytes(model) for model in models] == before
+
+    def test_values_without_tensors_are_no_crash(self) -> None:
+        for options in self.cases:
+            component = self.component(**{**self.empty_values(), **options})
+            assert isinstance(component, Reporter)
+            try:
+                report = report_of(component)
+            except DaremergeError:
+                continue
+            for figure in report.figures.values():
+                figure()
+
+
+def _without_tensors(component: type[Component], port: str) -> Any:
+    kind = ports(component)[port].kind
+    return {"model": MemoryModel({}), "mask": BitMask(MemoryModel({})), "gradient": TinyGradient(ratios={})}[kind]
+
+
+def _values_of(component: Component) -> list[Any]:
+    found = (getattr(component, name) for name in ports(type(component)))
+    return [one for value in found if value is not None for one in (value if isinstance(value, list) else [value])]
+
+
 def tiny_mask(seed: int = 0) -> BitMask:
     """A mask of the tiny checkpoint's float tensors, about half of them selected; the same for the same seed."""
     import torch
@@ -287,12 +390,14 @@ def tiny_mask(seed: int = 0) -> BitMask:
 
 
 class TinyGradient:
-    """Ratios from 0 to 1 for most of the tiny checkpoint's tensors."""
+    """Ratios from 0 to 1 for most of the tiny checkpoint's tensors, or those given."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self._ratios = {
-            key: ((index * 7 + seed * 3) % 11) / 10 for index, key in enumerate(SHAPES) if index != seed % 4
-        }
+    def __init__(self, seed: int = 0, ratios: Mapping[str, float] | None = None) -> None:
+        self._ratios = (
+            ratios
+            if ratios is not None
+            else {key: ((index * 7 + seed * 3) % 11) / 10 for index, key in enumerate(SHAPES) if index != seed % 4}
+        )
 
     def keys(self) -> Sequence[str]:
         return list(self._ratios)

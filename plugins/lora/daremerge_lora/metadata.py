@@ -125,7 +125,7 @@ _STATED_HASHES = (_MODEL_HASH, "sshs_legacy_hash")
 def info(lora: LoraFile, *, hashed: bool = False) -> dict[str, Any]:
     """What a LoRA is, as JSON-serialisable data; tensors are read for alpha alone, and all of a file if ``hashed``.
 
-    ``ranks``, ``alphas``, ``scales``, ``families``, ``formats`` and ``parts`` list the values found, most frequent first,
+    ``ranks``, ``alphas``, ``scales``, ``families``, ``formats`` and ``parts`` list the values found, most common first,
     with the number of modules that have each; ``dtypes`` with that of tensors. ``notes`` says what could not be read.
     """
     model, modules = lora.model, list(lora.modules.values())

@@ -389,6 +389,28 @@ def test_other_spellings(layout: str, name: str, native: str) -> None:
     assert match(lora, model).targets[name] == Target(key)
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("transformer.transformer_blocks.0.attn.to_q", 3072, "flux"),
+        ("transformer.transformer_blocks.0.attn.to_q", 1536, "sd3"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 768, "sd15"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 1024, "sd2"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 2048, "sdxl"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 1280, "sdxl-refiner"),
+        ("lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q", 1280, "sdxl"),
+        ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", 1280, "sd15"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1", 1024, "sd2"),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1", 768, "sdxl"),
+        ("unet.conv_in", 4, "sd15"),
+        ("nonsense", 4, None),
+    ],
+)
+def test_the_architecture_of_one_module(name: str, width: int, expected: str | None) -> None:
+    found = architecture_of(open_lora(headers(plain("kohya", [(name, (8, width))]))))
+    assert (found and found.name) == expected
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.name)
 def test_no_two_layers_share_a_name(architecture: Architecture) -> None:
     for network in architecture.networks.values():

@@ -50,8 +50,8 @@ class Architecture:
     name: str
     title: str
     networks: Mapping[Part, Network]
-    context: int | None = None
-    """Width of the text encoding that cross-attention takes, where names alone do not tell the architecture."""
+    width: int | None = None
+    """What the keys of its attention are projected from (of U-Nets: the text encoding), if every size has the same."""
 
     def find(self, module: str) -> tuple[Part, Found] | None:
         """The layer that a LoRA's module of this name changes; None where this architecture has no such layer."""
@@ -82,13 +82,13 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "sd15",
         "Stable Diffusion 1.5",
         {"unet": _SD_UNET, "te1": _encoder(CLIP, "te", "text_encoder", "clip_l")},
-        context=768,
+        width=768,
     ),
     Architecture(
         "sd2",
         "Stable Diffusion 2",
         {"unet": _SD_UNET, "te1": _encoder(CLIP, "te", "text_encoder", "clip_h")},
-        context=1024,
+        width=1024,
     ),
     Architecture(
         "sdxl",
@@ -98,6 +98,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             "te1": _encoder(CLIP, "te1", "text_encoder", "clip_l"),
             "te2": _encoder(CLIP, "te2", "text_encoder_2", "clip_g"),
         },
+        width=2048,
     ),
     Architecture(
         "sdxl-refiner",
@@ -106,6 +107,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             "unet": _denoiser(SDXL_REFINER_UNET, "unet", native=("comfy", "kohya")),
             "te1": _encoder(CLIP, "te", "text_encoder", "clip_g"),
         },
+        width=1280,
     ),
     Architecture(
         "sd3",
@@ -125,6 +127,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             "te1": _encoder(CLIP, "te1", "text_encoder", "clip_l"),
             "te3": _encoder(T5, "te3", "text_encoder_2", "t5xxl"),
         },
+        width=3072,
     ),
 )
 """Where two fit equally well, the first is meant."""

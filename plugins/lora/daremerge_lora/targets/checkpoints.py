@@ -26,9 +26,7 @@ class Holding(NamedTuple):
 
     def key(self, entry: Entry) -> str:
         """The tensor in which a layer's weight is, or is a part."""
-        if self.native:
-            return f"{self.prefix}{entry.native}{entry.suffix}"
-        return f"{self.prefix}{entry.diffusers}.weight"
+        return self.prefix + entry.key(native=self.native)
 
     def target(self, found: Found, shape: Sequence[int]) -> Target:
         """What a module changes in a tensor of this shape, of one dimension or more.
@@ -112,12 +110,13 @@ def survey(model: Model) -> Checkpoint | None:
 
 def _best(keys: frozenset[str], choices: Iterable[Holding]) -> Holding | None:
     """The description that explains most tensors, the first of equals."""
+    inside: dict[str, frozenset[str]] = {}
     best, most = None, 0
     for one in choices:
-        if one.prefix and not any(key.startswith(one.prefix) for key in keys):
-            continue
-        count = len({key for entry in one.table.entries if (key := one.key(entry)) in keys})
-        if count > most:
+        if one.prefix not in inside:
+            length = len(one.prefix)
+            inside[one.prefix] = frozenset(key[length:] for key in keys if key.startswith(one.prefix))
+        if (count := len(inside[one.prefix] & one.table.keys(native=one.native))) > most:
             best, most = one, count
     return best
 
@@ -129,7 +128,7 @@ def _architecture(model: Model, holdings: Mapping[Part, Holding]) -> Architectur
         return next(one for one in ARCHITECTURES if one.name == wanted)
     fitting = [one for one in ARCHITECTURES if one.networks["unet"].table is denoiser.table]
     context = _context(model, denoiser)
-    return next((one for one in fitting if one.context == context), fitting[0])
+    return next((one for one in fitting if one.width == context), fitting[0])
 
 
 def _context(model: Model, denoiser: Holding) -> int | None:

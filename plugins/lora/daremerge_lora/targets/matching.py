@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from daremerge_core.errors import ModelFileError, PlanError
 from daremerge_core.values import Model
 
-from ..formats import LoraFile, Writable
+from ..formats import WRITABLE, LoraFile, Writable
 from ..modules import Module, Target
 from .architectures import ARCHITECTURES, PARTS, Architecture, locate
 from .checkpoints import Checkpoint, survey
@@ -109,31 +108,48 @@ def _shown(shape: tuple[int, ...] | list[int]) -> str:
 
 
 def architecture_of(lora: LoraFile) -> Architecture | None:
-    """The architecture that knows most of a LoRA's modules, by their names and, for SD 1 or 2, their widths.
+    """The architecture that knows most of a LoRA's modules; None where no module's name is known.
 
-    None where no module's name is known.
+    Of several, the one whose formats spell most of the names so, as kohya's do for SD 1.5 and SDXL; then the one whose
+    attention has the width that the modules show, which tells SD 1.5 from 2, and SD3 from Flux; then the first.
     """
-    counts = Counter({one.name: sum(one.find(name) is not None for name in lora.modules) for one in ARCHITECTURES})
-    most = max(counts.values())
-    if not most:
+    ranks = {one.name: _familiarity(lora, one) for one in ARCHITECTURES}
+    best = max(ranks.values())
+    if best == (0, 0):
         return None
-    fitting = [one for one in ARCHITECTURES if counts[one.name] == most]
-    width = _width(lora, fitting[0])
-    return next((one for one in fitting if one.context == width), fitting[0])
+    fitting = [one for one in ARCHITECTURES if ranks[one.name] == best]
+    width = _width(lora, fitting[0]) if len(fitting) > 1 else None
+    return next((one for one in fitting if one.width == width), fitting[0])
+
+
+def _familiarity(lora: LoraFile, architecture: Architecture) -> tuple[int, int]:
+    """How many of the modules' names the architecture knows, and how many it would write like that."""
+    known = spelt = 0
+    for name in lora.modules:
+        if (located := architecture.find(name)) is not None:
+            part, found = located
+            known += 1
+            spelt += any(architecture.networks[part].name(one, found.entries[0]) == name for one in WRITABLE)
+    return known, spelt
 
 
 def _width(lora: LoraFile, architecture: Architecture) -> int | None:
-    """The width of the text encoding in the first module that shows it."""
+    """What the first module that shows it says of :attr:`Architecture.width`."""
     for name, module in lora.modules.items():
         located = architecture.find(name)
-        if located is None or len(located[1].entries) != 1:
-            continue
-        layer = located[1].entries[0].diffusers
-        if layer.endswith(("attn2.to_k", "attn2.to_v", "self_attn.q_proj", "self_attn.k_proj", "mlp.fc1")):
+        if located is not None and located[1].entries[0].diffusers.endswith(_SHOWS_WIDTH):
             with suppress(ModelFileError):  # a damaged module tells nothing
                 if len(shape := lora.shape(module)) > 1:
                     return shape[1]
     return None
+
+
+_SHOWS_WIDTH = (
+    *("attn2.to_k", "attn2.to_v"),
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    # Of the text encoder, whose output is what a U-Net's keys are projected from.
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1"),
+)
 
 
 def module_names(model: Model, format: Writable) -> list[tuple[str, Target]]:

@@ -32,6 +32,10 @@ class Entry(NamedTuple):
     modulation, which is scale and shift in diffusers, shift and scale in the native code."""
     transposed: bool = False
 
+    def key(self, *, native: bool) -> str:
+        """The tensor's name; of a part by the native name, that of the fused weight."""
+        return self.native + self.suffix if native else f"{self.diffusers}.weight"
+
     def rows(self, total: int) -> tuple[int, int] | None:
         """Its rows of a native weight of ``total`` rows; None for all."""
         if self.part is None:
@@ -77,6 +81,18 @@ class Table:
         found = {_underscores(name): Found(parts, True) for name, parts in self.by_native.items()}
         # Where both names are one, as with most text encoders, it does not matter which is found.
         return found | {_underscores(name): Found((entry,), False) for name, entry in self.by_diffusers.items()}
+
+    def keys(self, *, native: bool) -> frozenset[str]:
+        """The names of all tensors."""
+        return self._native_keys if native else self._diffusers_keys
+
+    @cached_property
+    def _native_keys(self) -> frozenset[str]:
+        return frozenset(entry.key(native=True) for entry in self.entries)
+
+    @cached_property
+    def _diffusers_keys(self) -> frozenset[str]:
+        return frozenset(entry.key(native=False) for entry in self.entries)
 
     def find(self, name: str, *, underscored: bool = False) -> Found | None:
         """What a layer's name stands for; ``underscored`` where it has underscores for dots."""
