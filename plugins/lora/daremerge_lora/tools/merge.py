@@ -45,7 +45,7 @@ class Merge(LoraTool):
 
     ``sum`` is Σ weight · ΔW by concatenation of the factors: exact but for rounding, at a rank that is the sum of the
     ranks. A ``rank`` or an ``energy`` then cuts each module to the best approximation of that rank. The weights are
-    part of the factors (√|w| of each) and alpha is the rank, so the merge is used at strength 1.
+    part of the factors and alpha is the rank, so the merge is used at strength 1.
 
     ``ties`` (arXiv 2306.01708) keeps the largest changes, ``density`` of each LoRA's elements in each layer; then the
     sign that wins the sum is elected for each element, and the mean of those that have it is taken. ``dare`` (arXiv

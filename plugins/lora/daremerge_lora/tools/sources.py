@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from daremerge_core import Model
 from daremerge_core.dtypes import FLOATS
 
+from ..convert import converted
 from ..deltas import Change, LowRank, bias_change, read_change
 from ..factors.modules import EXACT, Decomposition, DenseModule, Extra, FullModule, Keep, Product, ProductModule
 from ..formats import WRITABLE, LoraFile, Writable, open_lora
@@ -89,8 +90,6 @@ def in_format(lora: LoraFile, wanted: Writable) -> LoraFile:
     """A file with its modules named as in a format."""
     if lora.format == wanted:
         return lora
-    from ..convert import converted
-
     return open_lora(converted(lora, wanted), name=lora.name)
 
 
