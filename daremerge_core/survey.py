@@ -80,6 +80,30 @@ class Survey:
         finally:
             self._progress.finish()
 
+    def map(
+        self, items: Sequence[T], function: Callable[[T], R], *, scratch: Callable[[T], int], what: str = "reading"
+    ) -> list[R]:
+        """``function(item)`` for each item, in their order: for what is not read tensor by tensor.
+
+        Args:
+            function: called on worker threads.
+            scratch: bytes that an item takes, which is also its share of the progress.
+        """
+
+        def one(item: T) -> R:
+            import torch
+
+            with torch.inference_mode():
+                result = function(item)
+            self._progress.advance(scratch(item))
+            return result
+
+        self._progress.start(sum(map(scratch, items)), what)
+        try:
+            return self._workers.map(one, items, scratch)
+        finally:
+            self._progress.finish()
+
     def _one(self, values: Sequence[Model | Mask], function: Callable[[str, Iterator[Block]], R], key: str) -> R:
         import torch
 

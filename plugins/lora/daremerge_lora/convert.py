@@ -28,10 +28,11 @@ from daremerge_core.values import TensorMeta
 from .assembled import AssembledModel, Assembly, Block
 from .formats import LoraFile, Writable, tensor_name
 from .modules import Family, Module
+from .scales import balanced
 from .targets import Architecture, architecture_of
 from .targets.tables import Entry
 
-__all__ = ["Conversion", "converted", "plan_conversion"]
+__all__ = ["Conversion", "converted", "plan_conversion", "scales_of"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class _Writer:
         if (swaps or source.rows) and module.family not in ("lora", "full"):
             raise _Refused(f"its rows would have to be cut or change places, which {module.family} modules cannot")
         rank = self.lora.rank(module)
-        factors = dict(zip(("up", "down"), _balanced(self.lora.scale(module)), strict=True)) if fold else {}
+        factors = dict(zip(("up", "down"), balanced(self.lora.scale(module)), strict=True)) if fold else {}
         made = []
         for slot in module.tensors:
             if fold and slot == "alpha":
@@ -210,7 +211,7 @@ class _Writer:
         blocks: dict[str, list[Block]] = {"up": [], "down": [], "dora_scale": []}
         columns = {"up": 0, "down": self.lora.shape(modules[0])[1], "dora_scale": 1}
         for module, (start, _, of), scale in zip(modules, parts, scales, strict=True):
-            by_up, by_down = (1.0, 1.0) if same else _balanced(scale)
+            by_up, by_down = (1.0, 1.0) if same else balanced(scale)
             row, rank = total // of * start, columns["up"]
             blocks["up"].append(self._view(module, "up").block(at=(row, rank), factor=by_up))
             blocks["down"].append(self._view(module, "down").block(at=(rank, 0), factor=by_down))
@@ -303,14 +304,6 @@ def _rows_of(part: tuple[int, int, int] | None, total: int) -> tuple[int, int]:
     return (total // of * start, total // of * stop)
 
 
-def _balanced(scale: float) -> tuple[float, float]:
-    """Factors for ``up`` and ``down``, whose product is the scale: about its root each, the second a power of two."""
-    if scale == 0:
-        return (0.0, 1.0)
-    down = 2.0 ** round(math.log2(abs(scale)) / 2)
-    return (scale / down, down)
-
-
 # --- metadata --------------------------------------------------------------------------------------------
 
 _UNTRUE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.implementation")
@@ -322,13 +315,18 @@ _CONFIGURATIONS = ("lora_adapter_metadata", "adapter_config")
 def _metadata(lora: LoraFile, format: Writable, writer: _Writer) -> dict[str, str]:
     dropped = {*_UNTRUE, *_CONFIGURATIONS, *(_RANKS if writer.changed else ())}
     kept = {name: text for name, text in lora.model.metadata.items() if name not in dropped}
-    if format == "diffusers" and (configuration := _configuration(writer.ranks, writer.tensors)):
-        kept["lora_adapter_metadata"] = json.dumps(configuration, separators=(",", ":"))
-    return kept
+    return kept | (scales_of(writer.ranks, writer.tensors) if format == "diffusers" else {})
 
 
-def _configuration(ranks: Mapping[str, int], tensors: Iterable[str]) -> dict[str, object]:
-    """PEFT's configuration of each component whose modules differ in rank: alpha = rank for every one of them."""
+def scales_of(ranks: Mapping[str, int], tensors: Iterable[str]) -> dict[str, str]:
+    """The metadata of a file in diffusers' format whose scales are all 1, where its modules differ in rank.
+
+    PEFT's configuration of each component that they differ in: alpha = rank for every one of its modules.
+
+    Args:
+        ranks: module's name → its rank.
+        tensors: the names of the file's tensors.
+    """
     by_component: dict[str, dict[str, int]] = {}
     for name, rank in ranks.items():
         component, _, layer = name.partition(".")
@@ -344,4 +342,4 @@ def _configuration(ranks: Mapping[str, int], tensors: Iterable[str]) -> dict[str
         fields: dict[str, object] = {"r": most, "lora_alpha": most, "rank_pattern": others, "alpha_pattern": others}
         fields |= {"target_modules": list(layers), "use_dora": component in magnitudes}
         flat |= {f"{component}.{name}": value for name, value in fields.items()}
-    return flat
+    return {"lora_adapter_metadata": json.dumps(flat, separators=(",", ":"))} if flat else {}

@@ -65,6 +65,10 @@ class Change(ABC):
         """All rows at strength 1."""
         return self.rows(0, self.size[0])
 
+    def norm(self) -> float:
+        """The Frobenius norm at strength 1."""
+        return float(self.dense().double().norm())
+
     def span(self, span: Span, strength: float = 1.0) -> Tensor:
         """1-D: a run of elements in row-major order."""
         _, width = self.size
@@ -90,6 +94,11 @@ class LowRank(Change):
         from . import kernels
 
         return kernels.product_rows(self.up, self.down, start, stop)
+
+    def norm(self) -> float:
+        from . import kernels
+
+        return abs(self.scale) * kernels.product_norm(self.up, self.down)
 
     def transposed(self) -> LowRank:
         return replace(self, up=self.down.T.contiguous(), down=self.up.T.contiguous())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from daremerge_core import Span, TensorMeta
 from daremerge_core.dtypes import torch_dtype
 
+from .convert import scales_of
 from .formats import Writable, tensor_name
 from .modules import Family
 
@@ -149,7 +150,10 @@ class MadeLora:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return self._describe(self.modules)
+        found = dict(self._describe(self.modules))
+        if self._format == "diffusers":
+            found |= scales_of({one.name: one.rank for one in self.modules if one.rank}, self.keys())
+        return found
 
     def keys(self) -> Sequence[str]:
         return list(self._entries)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from daremerge_core import hookimpl
 
+from .report import LoraReport
 from .tools.apply import Apply
 from .tools.convert import Convert
 from .tools.extract import Extract
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
 
 @hookimpl
 def daremerge_components() -> list[type[Component]]:
-    return [Apply, Merge, Resize, Extract, Convert]
+    return [Apply, Merge, Resize, Extract, Convert, LoraReport]
 
 
 @hookimpl
 def daremerge_commands(cli: click.Group) -> None:
     from daremerge_core.cli.step import Components
 
-    cli.add_command(
-        Components("lora", help="Look into LoRAs, put them into models, merge, resize, extract and convert them.")
-    )
+    from .cli import info_command, tags_command
+
+    group = Components("lora", help="Look into LoRAs, put them into models, merge, resize, extract and convert them.")
+    group.add_command(info_command)
+    group.add_command(tags_command)
+    cli.add_command(group)
 
 
 @hookimpl
@@ -43,7 +47,7 @@ def daremerge_planned(plan: Plan) -> list[str]:
 def _left_out(plan: Plan) -> Iterator[str]:
     for name, value in plan.views.items():
         component = getattr(value, "component", None)
-        lines = component.unmatched() if isinstance(component, Apply) else ()
+        lines = component.unmatched if isinstance(component, Apply) else ()
         if lines:
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             yield f"step {name!r}: the model has no place for {'; '.join(lines[:3])}{more}"

@@ -21,8 +21,16 @@ _BASE_VERSIONS = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd
 _SPECIFIED = {"sd15": "stable-diffusion-v1/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
 """``modelspec.architecture`` where one name covers all models of an architecture."""
 
-_UNTRUE_WHEN_CHANGED = ("sshs_", "modelspec.hash", "modelspec.date", "ss_session_id", "ss_output_name")
-"""Beginnings of fields that hold hashes of the old tensors, dates, or names of the old file."""
+_UNTRUE_WHEN_CHANGED = (
+    "sshs_",
+    "modelspec.hash",
+    "modelspec.date",
+    "ss_session_id",
+    "ss_output_name",
+    "lora_adapter_metadata",
+    "adapter_config",
+)
+"""Beginnings of fields that hold hashes of the old tensors, dates, names of the old file, or its scales."""
 
 _TAGS = "ss_tag_frequency"
 

@@ -148,7 +148,11 @@ class TestWhatFindsNoTensor:
     def test_may_be_left_out(self) -> None:
         allowed, plain = applied(self.strangers(), allow_unmatched=True), applied(LORA)
         assert not difference(allowed, plain)
-        assert len(Apply(model=MODEL, loras=[self.strangers()], allow_unmatched=True).unmatched()) == 2
+        assert len(Apply(model=MODEL, loras=[self.strangers()], allow_unmatched=True).unmatched) == 2
+
+    def test_a_checkpoint_is_no_lora(self) -> None:
+        with pytest.raises(DaremergeError, match="holds no LoRA module"):
+            applied(MODEL)
 
 
 def dora(seed: int = 3) -> MemoryModel:

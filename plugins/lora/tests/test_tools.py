@@ -163,6 +163,14 @@ class TestMerge:
         with pytest.raises(DaremergeError, match="is a DoRA"):
             view(Merge(loras=[A, MemoryModel(tensors)]))
 
+    def test_formats_mix(self) -> None:
+        """Under the names of the first, or those asked for."""
+        theirs = random_lora(MODEL, rank=2, names="diffusers", seed=2)
+        mixed = made(Merge(loras=[A, theirs]))
+        one = deltas(made(Merge(loras=[A, B])))
+        close({name: deltas(mixed)[name] for name in FEW}, one)
+        assert open_lora(made(Merge(loras=[A, theirs], format="diffusers"))).format == "diffusers"
+
     def test_loras_of_two_architectures_are_refused(self) -> None:
         with pytest.raises(DaremergeError, match="Stable Diffusion"):
             view(Merge(loras=[random_lora(MODEL), random_lora(small("sdxl", side=4))]))
@@ -213,6 +221,19 @@ class TestResize:
         assert found["ss_learning_rate"] == "1e-4"
         assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("2", "2")
         assert not {"sshs_legacy_hash", "modelspec.date"} & found.keys()
+
+    @pytest.mark.parametrize("rank", [{"rank": 2}, {"energy": 0.7}], ids=str)
+    def test_in_diffusers_names_the_scale_goes_into_the_factors(self, rank: dict[str, float]) -> None:
+        """PEFT's configuration in the metadata scaled the old factors, and must not scale the new ones."""
+        plain = random_lora(MODEL, rank=3, names="diffusers", seed=1)
+        keys = [key for index, key in enumerate(plain.keys()) if index % 20 < 2]
+        said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 12, "text_encoder.lora_alpha": 12})}
+        lora = MemoryModel({key: plain.read(key).float() for key in keys}, said)
+        whole, after = deltas(lora), made(Resize(lora=lora, **rank))
+        close({name: 4 * delta for name, delta in deltas(MemoryModel(tensors_of(lora))).items()}, whole)
+        for name, delta in deltas(after).items():
+            assert float((delta - whole[name]).norm() / whole[name].norm()) < 0.75
+            assert float((delta * whole[name]).sum()) == pytest.approx(float(delta.square().sum()), rel=1e-3)
 
     def test_tensors_of_no_known_kind_are_refused(self) -> None:
         with pytest.raises(DaremergeError, match="surprise"):
@@ -365,6 +386,23 @@ class TestRandomised:
         ranks = [next(lora.rank(one) for one in lora.modules.values()) for lora in (exact, random)]
         assert ranks[0] is not None
         assert ranks[1] in (ranks[0], ranks[0] + 1)
+
+
+def test_a_checkpoint_is_no_lora() -> None:
+    for tool in (Merge(loras=[MODEL]), Resize(lora=MODEL, rank=1)):
+        with pytest.raises(DaremergeError, match="holds no LoRA module"):
+            view(tool)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    tensors = tensors_of(A)
+    tensors[f"{FEW[0]}.lora_up.weight"] = (
+        tensors[f"{FEW[0]}.lora_up.weight"].clone().index_fill_(0, torch.tensor(0), math.nan)
+    )
+    damaged = MemoryModel(tensors)
+    lora = made(Resize(lora=damaged, rank=1))
+    with pytest.raises(DaremergeError, match=f"{FEW[0]}: 3 of the 30"):
+        lora.read(f"{FEW[0]}.lora_up.weight")
 
 
 def test_a_made_file_can_be_read_in_any_order_and_again() -> None:

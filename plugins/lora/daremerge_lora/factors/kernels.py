@@ -18,6 +18,8 @@ from torch import Tensor
 
 from daremerge_core.kernels import tree_sum
 
+from ..scales import balanced
+
 __all__ = [
     "Svd",
     "clamp",
@@ -113,12 +115,10 @@ def product_svd(products: Sequence[tuple[float, Tensor, Tensor]]) -> Svd:
 
 
 def concatenate(products: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """B and A with B A = Σ cᵢ Bᵢ Aᵢ, exactly but for rounding: factors side by side, √|cᵢ| in each.
-
-    Shared out so, c does not push one factor out of a small dtype's range; a term with c = 1 keeps its bits.
-    """
-    up = torch.cat([math.copysign(math.sqrt(abs(factor)), factor) * up for factor, up, _ in products], dim=1)
-    down = torch.cat([math.sqrt(abs(factor)) * down for factor, _, down in products])
+    """B and A with B A = Σ cᵢ Bᵢ Aᵢ, exactly but for rounding: factors side by side, each with its share of cᵢ."""
+    shares = [(balanced(factor), up, down) for factor, up, down in products]
+    up = torch.cat([up * share for (share, _), up, _ in shares], dim=1)
+    down = torch.cat([down * share for (_, share), _, down in shares])
     return up, down
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from daremerge_core import Span
+from daremerge_core.errors import ModelFileError
 
 from ..made import NewModule, Slot
 from ..modules import Family
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from .kernels import Svd
 
-__all__ = ["Decomposition", "DenseModule", "Extra", "FullModule", "Keep", "Product", "ProductModule"]
+__all__ = ["EXACT", "Decomposition", "DenseModule", "Extra", "FullModule", "Keep", "Product", "ProductModule"]
 
 Product = tuple[float, "Tensor", "Tensor"]
 """(c, B ``[out, rank]``, A ``[rank, width]``): a term c B A of a change."""
@@ -52,6 +53,7 @@ class Decomposition:
 
         from . import kernels
 
+        _check_finite(delta, name)
         columns = min(rank + self.oversampling, *delta.shape)
         if self.method == "exact" or columns == min(delta.shape):
             return kernels.exact_svd(delta, rank)
@@ -64,6 +66,7 @@ class Decomposition:
         """The rank that ``keep`` asks for. Exact: from all singular values, at half the work of vectors too."""
         from . import kernels
 
+        _check_finite(delta, name)
         most = keep.most(min(delta.shape))
         if keep.energy is None:
             return most
@@ -71,6 +74,10 @@ class Decomposition:
             return min(kernels.rank_for_energy(kernels.singular_values(delta), keep.energy), most)
         total = float(kernels.squared_norm(delta))
         return kernels.rank_for_energy(self.svd(delta, most, name).values, keep.energy, total)
+
+
+EXACT = Decomposition()
+"""The best approximation."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ class ProductModule(_Factored):
         from . import kernels
 
         assert self._keep.energy is not None
-        values = kernels.product_svd(self._products()).values
+        values = self._svd().values
         self._rank = min(kernels.rank_for_energy(values, self._keep.energy), self._most)
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -185,7 +192,16 @@ class ProductModule(_Factored):
 
         if self._concatenates:
             return kernels.concatenate(self._products())
-        return kernels.split(kernels.product_svd(self._products()).truncated(self.rank))
+        return kernels.split(self._svd().truncated(self.rank))
+
+    def _svd(self) -> Svd:
+        from . import kernels
+
+        products = self._products()
+        for _, up, down in products:
+            _check_finite(up, self.name)
+            _check_finite(down, self.name)
+        return kernels.product_svd(products)
 
     def scratch(self) -> int:
         return 8 * 4 * sum(self._size) * self._terms
@@ -201,7 +217,7 @@ class DenseModule(_Factored):
         delta: Callable[[], Tensor],
         *,
         keep: Keep,
-        decomposition: Decomposition = Decomposition(),
+        decomposition: Decomposition = EXACT,
         min_diff: float | None = None,
         clamp_quantile: float = 1.0,
         extras: Sequence[Extra] = (),
@@ -292,6 +308,17 @@ class FullModule(_Made):
 
     def scratch(self) -> int:
         return 12 * math.prod(self._shape)
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
+    """Raise :class:`~daremerge_core.errors.ModelFileError` for what has no decomposition."""
+    from daremerge_core.kernels import count_nonfinite
+
+    if bad := count_nonfinite(tensor):
+        raise ModelFileError(
+            f"module {name}: {bad} of the {tensor.numel()} elements it is made from are NaN or infinite",
+            hint="The input is damaged: a matrix with such elements has no decomposition.",
+        )
 
 
 def _differs(delta: Tensor, min_diff: float) -> bool:

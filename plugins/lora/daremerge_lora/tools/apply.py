@@ -12,8 +12,9 @@ from daremerge_core import LoraRef, ModelEdit, Place, Site, WeightedBy
 from daremerge_core.errors import PlanError
 
 from ..applied import Recent, Step, steps
-from ..formats import LoraFile, open_lora
+from ..formats import LoraFile
 from ..targets import Matching, match
+from .sources import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,13 +72,17 @@ class Apply(ModelEdit):
             result = step.added(result, site, self._recent)
         return result
 
+    @cached_property
     def unmatched(self) -> Sequence[str]:
         """What of the LoRAs has no effect, one line each: modules without a tensor, tensors that no module explains."""
         return [line for lora, matching in self._found for line in _unmatched(lora, matching)]
 
     @cached_property
     def _found(self) -> Sequence[tuple[LoraFile, Matching]]:
-        files = [open_lora(model) for model in self.loras]
+        try:
+            files = [opened(model) for model in self.loras]
+        except ValueError as error:
+            raise PlanError(str(error)) from None
         return [(lora, match(lora, self.model)) for lora in files]
 
     @cached_property
@@ -95,7 +100,7 @@ class Apply(ModelEdit):
         return Recent()
 
     def _check_unmatched(self) -> None:
-        lines = () if self.allow_unmatched else self.unmatched()
+        lines = () if self.allow_unmatched else self.unmatched
         if lines:
             shown = "\n".join(f"  {line}" for line in lines[:SHOWN])
             more = f"\n  … and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""

@@ -181,7 +181,8 @@ class Extract(LoraTool):
         width = meta.numel // meta.shape[0]
         span = meta.whole if rows is None else Span(rows[0] * width, rows[1] * width)
         tuned: Tensor = self.tuned.read(key, span).float()
-        return tuned - self.base.read(key, span).float()
+        base: Tensor = self.base.read(key, span).float()
+        return tuned - base
 
     def _dtype(self) -> str:
         """That of the tuned model's tensors, if it is one of 16 or 32 bits."""

@@ -13,11 +13,22 @@ from pydantic import Field, model_validator
 from daremerge_core import LoraRef, LoraTool, Model, Span, WeightedBy
 
 from .. import provenance
-from ..factors.modules import DenseModule, FullModule
+from ..factors.modules import Decomposition, DenseModule, FullModule
 from ..formats import LoraFile, Writable
 from ..made import MadeLora, NewModule
 from ..targets import Architecture, architecture_of
-from .sources import Ranks, Source, bias_sum, dense_sum, format_of, in_format, reduced, refuse_unknown, stored_dtype
+from .sources import (
+    Ranks,
+    Source,
+    bias_sum,
+    dense_sum,
+    format_of,
+    in_format,
+    opened,
+    reduced,
+    refuse_unknown,
+    stored_dtype,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +45,7 @@ class Merge(LoraTool):
 
     ``sum`` is Σ weight · ΔW by concatenation of the factors: exact but for rounding, at a rank that is the sum of the
     ranks. A ``rank`` or an ``energy`` then cuts each module to the best approximation of that rank. The weights are
-    part of the factors (√|w| of each) and alpha is the rank, so the merge is used at strength 1.
+    part of the factors and alpha is the rank, so the merge is used at strength 1.
 
     ``ties`` (arXiv 2306.01708) keeps the largest changes, ``density`` of each LoRA's elements in each layer; then the
     sign that wins the sum is elected for each element, and the mean of those that have it is taken. ``dare`` (arXiv
@@ -62,7 +73,10 @@ class Merge(LoraTool):
         None, gt=0, le=1, description="Keep this share of each module's squared norm, at most at --rank."
     )
     density: float = Field(0.5, gt=0, le=1, description="The share of each LoRA's elements that ties and dare keep.")
-    seed: int = Field(0, ge=0, description="Chooses what dare keeps; the same seed gives the same bytes.")
+    decomposition: Literal["exact", "randomised"] = Field(
+        "exact", description="How whole changes are cut: best, or nearly as well in a fraction of the time."
+    )
+    seed: int = Field(0, ge=0, description="Of dare and randomised; the same seed gives the same bytes.")
     format: Literal["kohya", "diffusers", "comfy"] | None = Field(
         None, description="How the result names its modules; as the first LoRA by default."
     )
@@ -76,9 +90,9 @@ class Merge(LoraTool):
         return self
 
     def lora(self) -> Model:
-        first = in_format(self.loras[0], None)
-        names: Writable = self.format or format_of(first)
-        files = [in_format(model, names) for model in self.loras]
+        found = [opened(model) for model in self.loras]
+        names: Writable = self.format or format_of(found[0])
+        files = [in_format(lora, names) for lora in found]
         refuse_unknown(files)
         _refuse_dora(files)
         ranks = Ranks(self.rank, self.conv_rank, self.energy)
@@ -109,14 +123,15 @@ class Merge(LoraTool):
         return list(found.values())
 
     def _module(self, name: str, sources: Sequence[_Numbered], ranks: Ranks) -> NewModule:
+        how = Decomposition(self.decomposition, seed=self.seed)
         if self.method == "sum":
-            return reduced(name, sources, ranks)
+            return reduced(name, sources, ranks, decomposition=how)
         shape = max((one.shape for one in sources), key=len)
         delta = partial(self._combined, name, [one for one in sources if one.shape])
         extras = bias_sum(sources)  # biases are only added up
         if len(shape) < 2 or any(one.module.family == "full" for one in sources):
             return FullModule(name, shape, delta, extras=extras)
-        return DenseModule(name, shape, delta, keep=ranks.keep(shape), extras=extras)
+        return DenseModule(name, shape, delta, keep=ranks.keep(shape), decomposition=how, extras=extras)
 
     def _combined(self, name: str, sources: Sequence[_Numbered]) -> Tensor:
         """The change of one layer by the method, ``[out, width]``."""

@@ -14,7 +14,7 @@ from ..factors.modules import Extra
 from ..formats import LoraFile
 from ..made import MadeLora, NewModule
 from ..modules import Module
-from .sources import Ranks, Source, format_of, in_format, reduced, refuse_unknown, stored_dtype
+from .sources import Ranks, Source, format_of, in_format, opened, reduced, refuse_unknown, stored_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,12 +53,13 @@ class Resize(LoraTool):
         return self
 
     def lora(self) -> Model:
-        names = format_of(in_format(self.lora_file, None))
-        lora = in_format(self.lora_file, names)
+        found = opened(self.lora_file)
+        names = format_of(found)
+        lora = in_format(found, names)
         refuse_unknown([lora])
         ranks = Ranks(self.rank, self.conv_rank, self.energy)
         modules = [
-            reduced(name, [Source(lora, module)], ranks, _magnitudes(lora, module))
+            reduced(name, [Source(lora, module)], ranks, extras=_magnitudes(lora, module))
             for name, module in lora.modules.items()
         ]
 

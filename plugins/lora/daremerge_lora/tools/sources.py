@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from daremerge_core import Model
 from daremerge_core.dtypes import FLOATS
 
+from ..convert import converted
 from ..deltas import Change, LowRank, bias_change, read_change
-from ..factors.modules import DenseModule, Extra, FullModule, Keep, Product, ProductModule
+from ..factors.modules import EXACT, Decomposition, DenseModule, Extra, FullModule, Keep, Product, ProductModule
 from ..formats import WRITABLE, LoraFile, Writable, open_lora
 from ..made import NewModule
 from ..modules import Family, Module
@@ -20,7 +21,17 @@ from ..modules import Family, Module
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Ranks", "Source", "dense_sum", "format_of", "in_format", "reduced", "refuse_unknown", "stored_dtype"]
+__all__ = [
+    "Ranks",
+    "Source",
+    "dense_sum",
+    "format_of",
+    "in_format",
+    "opened",
+    "reduced",
+    "refuse_unknown",
+    "stored_dtype",
+]
 
 _TITLES: Mapping[Family, str] = {"loha": "LoHa", "lokr": "LoKr"}
 
@@ -67,13 +78,18 @@ class Source:
         return read_change(self.lora, self.module)
 
 
-def in_format(model: Model, wanted: Writable | None) -> LoraFile:
-    """A file with its modules named as in a format; as they are where that is None."""
+def opened(model: Model) -> LoraFile:
+    """A LoRA file. Raises ``ValueError`` for one that holds no module, such as a checkpoint."""
     lora = open_lora(model)
-    if wanted is None or lora.format == wanted:
-        return lora
-    from ..convert import converted
+    if not lora.modules:
+        raise ValueError(f"{lora.name} holds no LoRA module: is it a checkpoint, or of a kind that is not understood?")
+    return lora
 
+
+def in_format(lora: LoraFile, wanted: Writable) -> LoraFile:
+    """A file with its modules named as in a format."""
+    if lora.format == wanted:
+        return lora
     return open_lora(converted(lora, wanted), name=lora.name)
 
 
@@ -97,8 +113,19 @@ def stored_dtype(lora: LoraFile) -> str:
     return floats[0] if floats and floats[0] in ("F32", "F16", "BF16") else "F16"
 
 
-def reduced(name: str, sources: Sequence[Source], ranks: Ranks, extras: Sequence[Extra] = ()) -> NewModule:
+def reduced(
+    name: str,
+    sources: Sequence[Source],
+    ranks: Ranks,
+    *,
+    extras: Sequence[Extra] = (),
+    decomposition: Decomposition = EXACT,
+) -> NewModule:
     """The weighted sum of modules of one layer as one module: factors where it can be, a difference where one is.
+
+    Args:
+        extras: tensors of the module beside its factors and the sum of its biases.
+        decomposition: of a sum that is computed whole.
 
     Raises ``ValueError`` for a change that only a decomposition makes low-rank, where no rank is wanted.
     """
@@ -113,7 +140,8 @@ def reduced(name: str, sources: Sequence[Source], ranks: Ranks, extras: Sequence
     if keep == Keep():
         family = next(one.module.family for one in sources if one.module.family != "lora")
         raise ValueError(f"{name} is a {_TITLES[family]}, which is made a LoRA by cutting it to a rank: give a rank")
-    return DenseModule(name, shape, partial(dense_sum, sources), keep=keep, extras=extras)
+    delta = partial(dense_sum, sources)
+    return DenseModule(name, shape, delta, keep=keep, decomposition=decomposition, extras=extras)
 
 
 def dense_sum(sources: Sequence[Source]) -> Tensor:
