@@ -12,7 +12,7 @@ from pydantic import Field
 
 from daremerge_core import Layout, Mask, MaskRef, Report, Reporter, Survey
 
-from .order import Block, by_block, by_part, by_role, words
+from .order import Block, by_block, by_part, by_role, words, words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +145,7 @@ def _details(
         {
             "tensor": key,
             "role": layout.place(key).role,
-            "shape": " × ".join(map(str, shapes[key])),
+            "shape": words_of_shape(shapes[key]),
             "selected": shares[key].selected,
             "share %": shares[key].percent,
         }

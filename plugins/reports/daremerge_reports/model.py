@@ -16,7 +16,7 @@ from daremerge_core import Layout, Model, ModelRef, Report, Reporter, Survey, Te
 from daremerge_core.dtypes import FLOATS
 from daremerge_core.select import select
 
-from .order import Block, by_block, by_part, by_role
+from .order import Block, by_block, by_part, by_role, words_of_shape
 from .statistics import Statistics, together
 
 if TYPE_CHECKING:
@@ -314,14 +314,10 @@ def _quantiles(model: Model, survey: Survey, found: Mapping[str, Statistics]) ->
     return {key: known.get(key, {}) for key in found}
 
 
-def _shape(meta: TensorMeta) -> str:
-    return " × ".join(map(str, meta.shape)) or "scalar"
-
-
 def _layer_row(meta: TensorMeta, found: Statistics) -> dict[str, Any]:
     return {
         "tensor": meta.key,
-        "shape": _shape(meta),
+        "shape": words_of_shape(meta.shape),
         "dtype": meta.dtype,
         "min": found.least,
         "max": found.most,
@@ -334,7 +330,7 @@ def _layer_row(meta: TensorMeta, found: Statistics) -> dict[str, Any]:
 
 def _words(layer: Layer) -> str:
     meta, found = layer.meta, layer.found
-    lines = [f"{meta.key}: {_shape(meta)}, {meta.dtype}, {meta.numel:,} elements"]
+    lines = [f"{meta.key}: {words_of_shape(meta.shape)}, {meta.dtype}, {meta.numel:,} elements"]
     if found.finite:
         lines.append(
             f"  min {found.least:.4g}, max {found.most:.4g}, mean {found.mean:.4g}, std {found.std:.4g}, "
@@ -349,7 +345,7 @@ def _words(layer: Layer) -> str:
 def _caption(layer: Layer, scaling: Scaling, pool: Pool) -> str:
     """What is drawn, and all that was done to it."""
     rows, columns = layer.cell
-    words = [f"{layer.meta.key}: {_shape(layer.meta)}, {layer.meta.dtype}"]
+    words = [f"{layer.meta.key}: {words_of_shape(layer.meta.shape)}, {layer.meta.dtype}"]
     if rows * columns > 1:
         shown = "the weight of greatest magnitude" if pool == "extreme" else "the mean"
         words.append(f"each cell is {shown} of {rows} × {columns}")

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from daremerge_core import Layout
 from daremerge_core.layout import PARTS, ROLES
 
-__all__ = ["NO_BLOCK", "Block", "by_block", "by_part", "by_role", "words"]
+__all__ = ["NO_BLOCK", "Block", "by_block", "by_part", "by_role", "words", "words_of_shape"]
 
 T = TypeVar("T")
 
@@ -56,3 +56,8 @@ def words(items: Sequence[str], *, limit: int = 3) -> str:
     """``a, b, c and 5 more``."""
     shown = ", ".join(items[:limit])
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def words_of_shape(shape: Sequence[int]) -> str:
+    """``320 × 768``; a scalar has no sizes."""
+    return " × ".join(map(str, shape)) or "scalar"
