@@ -5,6 +5,7 @@ Colours come from matplotlib's ``rcParams``, which the page sets; what a colour 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import groupby
@@ -27,6 +28,11 @@ PART_COLOURS = {"unet": "C0", "clip": "C1", "vae": "C2", "lm": "C3", "other": "C
 BROKEN = "#ffb000"
 """What is NaN or infinite: told from blue, red and grey by everybody."""
 
+NUMBER, LETTER = 0.17, 0.085
+"""Inches that a number, and each letter of a name, takes below an axis."""
+LONGEST = 32
+"""Letters of a name; what is longer is left out of its middle."""
+
 _NUMBERED = re.compile(r"(.+)\.([0-9]+)")
 
 
@@ -42,7 +48,8 @@ def panels(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, (height + 0.9) * max(len(parts), 1)))
+    rooms = [room_below(blocks) for blocks in parts.values()]
+    figure = Figure(figsize=(WIDTH, sum(rooms) + (height + 0.3) * len(parts) + 0.3))
     for axes, (part, blocks) in zip(_rows(figure, [height] * len(parts)), parts.items(), strict=True):
         draw(axes, part, blocks)
         axes.set_xlim(-0.6, len(blocks) - 0.4)
@@ -76,7 +83,7 @@ def heat_maps(
     values = [value for blocks in parts.values() for row in blocks.values() for value in row.values()]
     low, high = limits or (min(values, default=0.0), max(values, default=1.0))
     heights = [0.2 * len(found) + 0.1 for found in roles.values()]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.95 * len(parts)))
+    figure = Figure(figsize=(WIDTH, sum(heights) + sum(map(room_below, map(list, parts.values()))) + 0.35 * len(parts)))
     colours = colours or sequential()
     scale = Normalize(low, high if high > low else low + 1.0)
     rows = _rows(figure, heights)
@@ -112,26 +119,40 @@ def _rows(figure: Figure, heights: Sequence[float]) -> list[Axes]:
 
 def name_blocks(axes: Axes, blocks: Sequence[str]) -> None:
     """Name the blocks along the x axis: a run of numbered ones by its numbers over their common name."""
-    room = ACROSS / max(len(blocks), 1)
-    step = max(1, -(-16 // int(100 * room + 1)))  # a number takes 0.16 inches
-    ticks: list[int] = []
-    names: list[str] = []
-    for family, run in groupby(enumerate(blocks), key=lambda item: _family(item[1])):
-        members = list(run)
-        numbers = [name.rpartition(".")[2] for _, name in members]
-        if len(members) < 3 or len(members) * room < 0.085 * len(family):
-            ticks += [at for at, _ in members]
-            names += [name for _, name in members]
-            continue
-        shown = range(0, len(members), step)
-        ticks += [members[index][0] for index in shown]
-        names += [numbers[index] for index in shown]
-        _bracket(axes, members[0][0] - 0.4, members[-1][0] + 0.4, family)
-    axes.set_xticks(ticks, names)
+    ticks, runs = _names(blocks)
+    axes.set_xticks(list(ticks), list(ticks.values()))
     for label in axes.get_xticklabels():
         label.set_fontsize(8)
         if not label.get_text().isdigit():
             label.set_rotation(90)
+    for left, right, name in runs:
+        _bracket(axes, left, right, name)
+
+
+def room_below(blocks: Sequence[str]) -> float:
+    """Inches that the names of the blocks take."""
+    return max([0.55, *(0.2 + 0.075 * len(name) for name in _names(blocks)[0].values() if not name.isdigit())])
+
+
+def _names(blocks: Sequence[str]) -> tuple[dict[int, str], list[tuple[float, float, str]]]:
+    """What to write under the blocks: position → number or name; and runs of numbers: left, right, common name."""
+    room = ACROSS / max(len(blocks), 1)
+    step = max(1, math.ceil(NUMBER / room))
+    ticks: dict[int, str] = {}
+    runs: list[tuple[float, float, str]] = []
+    for family, run in groupby(enumerate(blocks), key=lambda item: _family(item[1])):
+        members = list(run)
+        if len(members) >= 3 and len(members) * room >= LETTER * len(family):
+            ticks |= {at: name.rpartition(".")[2] for at, name in members[::step]}
+            runs.append((members[0][0] - 0.4, members[-1][0] + 0.4, family))
+        else:
+            ticks |= {at: _folded(name) for at, name in members}
+    return ticks, runs
+
+
+def _folded(name: str) -> str:
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _bracket(axes: Axes, left: float, right: float, name: str) -> None:

@@ -60,18 +60,13 @@ class HealthReport(Reporter):
         layout = survey.layout(model)
         metas = {key: model.meta(key) for key in model.keys()}
         keys = [key for key, meta in metas.items() if meta.dtype in FLOATS]
-        health = dict(
-            zip(
-                keys,
-                survey.each(
-                    keys,
-                    [model],
-                    lambda key, blocks: examine(blocks, _row(metas[key]), wide=metas[key].dtype in WIDE),
-                    what="examining",
-                ),
-                strict=True,
-            )
+        found = survey.each(
+            keys,
+            [model],
+            lambda key, blocks: examine(blocks, _row(metas[key]), wide=metas[key].dtype in WIDE),
+            what="examining the model",
         )
+        health = dict(zip(keys, found, strict=True))
         findings = sorted([*whole_model(layout, metas), *tensors(layout, metas, health)], key=by_severity)
         blocks = by_block(layout, keys)
         whole = together(one.statistics for one in health.values())
@@ -138,7 +133,7 @@ def tensors(layout: Layout, metas: Mapping[str, TensorMeta], health: Mapping[str
 def _broken(key: str, found: Health) -> list[Finding]:
     counts = {"NaN": found.statistics.nans, "infinite": found.statistics.infinities}
     return [
-        Finding("error", what, f"of {_share(count, found.statistics.count)} of its elements", key, count)
+        Finding("error", what, f"{_share(count, found.statistics.count)} of its elements", key, count)
         for what, count in counts.items()
         if count
     ]
@@ -154,11 +149,8 @@ def _dead(meta: TensorMeta, found: Health) -> list[Finding]:
         return []
     matrix = len(meta.shape) >= 2
     if statistics.zeros == statistics.count:
-        return [
-            Finding(
-                "warning" if matrix else "note", "all zeros", f"{words_of_shape(meta.shape)}, {meta.dtype}", meta.key
-            )
-        ]
+        detail = f"{words_of_shape(meta.shape)}, {meta.dtype}"
+        return [Finding("warning" if matrix else "note", "all zeros", detail, meta.key)]
     if statistics.count > 1 and statistics.finite == statistics.count and statistics.low == statistics.high:
         detail = f"{words_of_shape(meta.shape)}, every element is {statistics.low:.4g}"
         return [Finding("warning" if matrix else "note", "constant", detail, meta.key)]
@@ -246,9 +238,7 @@ def _text(layout: Layout, metas: Mapping[str, TensorMeta], findings: Sequence[Fi
             lines = [f"{severity.capitalize()}s ({meaning}):", *(_kind(what, of) for what, of in kinds.items())]
             paragraphs.append("\n".join(lines))
     if not any(finding.severity != "note" for finding in findings):
-        paragraphs.insert(
-            0, "Nothing wrong was found: every weight is finite, none is dead or out of scale, none is missing."
-        )
+        paragraphs.insert(0, "Nothing wrong was found: all weights are finite, none is dead, out of scale or missing.")
     if len(findings) > limit:
         paragraphs.append(f"The table shows {limit:,} of {len(findings):,} findings; --limit shows more.")
     return "\n\n".join(paragraphs)

@@ -65,7 +65,7 @@ def _of_broken(values: Tensor) -> Statistics:
 
 def _sums(values: Tensor) -> tuple[float, float, int]:
     """Sum and sum of squares in float64 by :func:`~daremerge_core.kernels.tree_sum`, and how many are not zero."""
-    if values.dtype == torch.float32 and values.numel() >= 16 and accelerated():
+    if values.dtype == torch.float32 and values.numel() >= 4 and accelerated():
         from . import kernels_numba
 
         return kernels_numba.sums(values)
@@ -233,8 +233,8 @@ def pooled(blocks: Blocks, shape: tuple[int, int], cell: tuple[int, int]) -> Gri
         shape: rows and columns.
         cell: rows and columns of a cell; the last ones may be smaller.
     """
-    columns = -(-shape[1] // cell[1])
-    size = -(-shape[0] // cell[0]) * columns
+    rows, columns = -(-shape[0] // cell[0]), -(-shape[1] // cell[1])
+    size = rows * columns
     low = torch.full((size,), math.inf, dtype=torch.float64)
     high = torch.full((size,), -math.inf, dtype=torch.float64)
     total = torch.zeros(size, dtype=torch.float64)
@@ -256,4 +256,4 @@ def pooled(blocks: Blocks, shape: tuple[int, int], cell: tuple[int, int]) -> Gri
         count += torch.bincount(where, minlength=size)
     empty = count == 0
     low[empty] = high[empty] = math.nan
-    return Grid(*(one.view(-1, columns) for one in (total / count, low, high, broken)))
+    return Grid(*(one.view(rows, columns) for one in (total / count, low, high, broken)))
