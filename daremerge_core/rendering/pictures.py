@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from . import Theme
 
-__all__ = ["PALETTE", "draw", "need_matplotlib", "to_png"]
+__all__ = ["PALETTE", "draw", "need_matplotlib", "plain", "to_png"]
 
 DPI = 144
 LETTERS_PER_INCH = 13
@@ -75,7 +75,6 @@ def style(theme: Theme) -> Any:
         "ytick.labelsize": 9,
         "legend.fontsize": 9,
         "font.size": 10,
-        "text.parse_math": False,  # a tensor's name may hold dollar signs
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "figure.constrained_layout.use": True,
@@ -103,12 +102,17 @@ def draw(figure: Callable[[], Figure], theme: Theme, *, heading: str = "") -> by
     return held.getvalue()
 
 
+def plain(text: str) -> str:
+    """Text to put in a figure as it is: matplotlib takes what stands between two dollar signs for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def _head(figure: Figure, heading: str) -> None:
     """Words at the top left, with room made for them."""
     width, height = figure.get_size_inches()
     lines = [line for text in heading.splitlines() for line in textwrap.wrap(text, int(width * LETTERS_PER_INCH))]
     figure.set_size_inches(width, height + 0.19 * len(lines))
-    figure.suptitle("\n".join(lines), x=0.08 / width, ha="left", fontsize=10)
+    figure.suptitle(plain("\n".join(lines)), x=0.08 / width, ha="left", fontsize=10)
 
 
 def to_png(report: Report, theme: Theme) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from daremerge_core.rendering.pictures import plain
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -143,8 +145,9 @@ def _names(blocks: Sequence[str]) -> tuple[dict[int, str], list[tuple[float, flo
     for family, run in groupby(enumerate(blocks), key=lambda item: _family(item[1])):
         members = list(run)
         if len(members) >= 3 and len(members) * room >= LETTER * len(family):
-            ticks |= {at: name.rpartition(".")[2] for at, name in members[::step]}
-            runs.append((members[0][0] - 0.4, members[-1][0] + 0.4, family))
+            shown = members[::step] if step == 1 else members[:-1:step]  # else it meets the next run's first
+            ticks |= {at: name.rpartition(".")[2] for at, name in shown}
+            runs.append((members[0][0] - 0.4, members[-1][0] + 0.4, _folded(family)))
         else:
             ticks |= {at: _folded(name) for at, name in members}
     return ticks, runs
@@ -152,7 +155,7 @@ def _names(blocks: Sequence[str]) -> tuple[dict[int, str], list[tuple[float, flo
 
 def _folded(name: str) -> str:
     half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+    return plain(name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}")
 
 
 def _bracket(axes: Axes, left: float, right: float, name: str) -> None:

@@ -19,7 +19,7 @@ from daremerge_core.layout.generic import QUANTISATION
 from daremerge_core.layout.published import published
 
 from .findings import Finding
-from .order import words, words_of_shape
+from .order import how_many, words, words_of_shape
 
 __all__ = ["copies", "coverage"]
 
@@ -50,7 +50,7 @@ def copies(metas: Mapping[str, TensorMeta]) -> list[Finding]:
     if not ema:
         return []
     size = sum(metas[key].numel for key in ema)
-    detail = f"{len(ema):,} tensors with {size:,} parameters, such as {ema[0]}: most programs do not read them"
+    detail = f"{how_many(len(ema))} with {size:,} parameters, such as {ema[0]}: most programs do not read them"
     return [Finding("note", "EMA copies", detail, count=len(ema))]
 
 
@@ -83,7 +83,7 @@ def _against(layout: Layout, metas: Mapping[str, TensorMeta], known: Mapping[str
         ]
     more = [meta.key for name, meta in mine.items() if name not in theirs and layout.place(meta.key).role != "scale"]
     if more:
-        detail = f"{len(more):,} tensors that the published {layout.arch} does not have, such as {more[0]}"
+        detail = f"{how_many(len(more))} that the published {layout.arch} does not have, such as {more[0]}"
         found.append(Finding("note", "more tensors", detail, count=len(more)))
     return found
 
@@ -98,7 +98,7 @@ def _missing(compared: Sequence[Place], there: Collection[str]) -> list[Finding]
         if len(missing) < len(places):
             found += [Finding("error", "missing", f"the rest of {block} is there", key=key) for key in missing]
         elif missing and block not in OPTIONAL:
-            detail = f"{block} of the {part} is not there: {len(missing):,} tensors, such as {missing[0]}"
+            detail = f"{block} of the {part} is not there: {how_many(len(missing))}, such as {missing[0]}"
             found.append(Finding("warning", "missing block", detail, count=len(missing)))
     return found
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from daremerge_core import Gradient, GradientRef, Layout, Report, Reporter, Survey
 
-from .order import Block, by_block, by_part
+from .order import Block, by_block, by_part, how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,17 +79,15 @@ def _text(ratios: Ratios, of_blocks: Mapping[Block, Sequence[float | None]]) -> 
     known = _known(list(ratios.values()))
     if not known:
         return "No layer has a ratio: a merge with this gradient leaves A as it is."
-    different = len(set(known))
-    lines = [f"{len(known):,} of {len(ratios):,} tensors have a ratio, {different:,} different ones in all."]
-    common = Counter(known).most_common(3)
-    if different > 1:
-        lines.append("Most often: " + ", ".join(f"{ratio:g} ({count:,} tensors)" for ratio, count in common) + ".")
+    counts = Counter(known)
+    lines = [f"{len(known):,} of {how_many(len(ratios))} have a ratio, {len(counts):,} different ones in all."]
+    if 1 < len(counts) < len(known):
+        common = (f"{ratio:g} ({how_many(count)})" for ratio, count in counts.most_common(3))
+        lines.append(f"Most often: {', '.join(common)}.")
     if without := len(ratios) - len(known):
-        lines.append(f"{without:,} tensors have none and stay as they are in A.")
+        lines.append(f"{how_many(without)} without one stay as they are in A.")
     if outside := [ratio for ratio in known if not 0 <= ratio <= 1]:
-        lines.append(
-            f"{len(outside):,} ratios lie outside 0 to 1 and extrapolate: {min(outside):g} to {max(outside):g}."
-        )
+        lines.append(f"{len(outside):,} ratios outside 0 to 1 extrapolate: {min(outside):g} to {max(outside):g}.")
     uneven = [block for block, found in of_blocks.items() if len(set(found)) > 1]
     lines.append(
         f"In {len(uneven)} of {len(of_blocks)} blocks the layers differ." if uneven else "All layers of a block agree."

@@ -13,10 +13,12 @@ from pydantic import Field
 
 from daremerge_core import Layout, Model, ModelRef, Report, Reporter, Survey, TensorMeta
 from daremerge_core.dtypes import BYTES, FLOATS
+from daremerge_core.layout import PARTS
+from daremerge_core.sizes import format_size
 
 from .coverage import copies, coverage
 from .findings import SEVERITIES, Finding, by_severity
-from .order import Block, by_block, by_part, words, words_of_shape
+from .order import Block, by_block, by_part, how_many, words, words_of_shape
 from .statistics import together
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def whole_model(layout: Layout, metas: Mapping[str, TensorMeta]) -> list[Finding
     found = [*coverage(layout, metas), *copies(metas)]
     dtypes = _dtypes(meta for meta in metas.values() if meta.dtype in FLOATS)
     if len(dtypes) > 1:
-        shares = ", ".join(f"{count:,} tensors {dtype}" for dtype, count in dtypes.items())
+        shares = ", ".join(f"{how_many(count)} in {dtype}" for dtype, count in dtypes.items())
         found.append(Finding("note", "mixed dtypes", shares))
     return found
 
@@ -225,9 +227,9 @@ def _verdict(findings: Sequence[Finding]) -> str:
 def _text(layout: Layout, metas: Mapping[str, TensorMeta], findings: Sequence[Finding], limit: int) -> str:
     parts = Counter(layout.place(key).part for key in metas)
     size = sum(BYTES[meta.dtype] * meta.numel for meta in metas.values())
-    held = ", ".join(f"{part} ({count:,} tensors)" for part, count in parts.items())
+    held = ", ".join(f"{part} ({how_many(parts[part])})" for part in PARTS if part in parts)
     paragraphs = [
-        f"Architecture {layout.arch}, {size / 1e9:.2f} GB. It holds: {held or 'nothing'}.",
+        f"Architecture {layout.arch}, {format_size(size)}. It holds: {held or 'nothing'}.",
     ]
     for severity, meaning in SEVERITIES.items():
         kinds: dict[str, list[Finding]] = {}

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from daremerge_core import Layout, Mask, MaskRef, Report, Reporter, Survey
 
-from .order import Block, by_block, by_part, by_role, words, words_of_shape
+from .order import Block, by_block, by_part, by_role, how_many, words, words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def _text(shares: Mapping[str, Share], of_blocks: Mapping[Block, Share], whole: 
         return "The mask knows no tensor that has elements, so it selects nothing."
     full = [key for key, share in shares.items() if share.elements and share.selected == share.elements]
     none = [key for key, share in shares.items() if share.elements and not share.selected]
-    lines = [f"{whole.selected:,} of {whole.elements:,} elements in {len(shares):,} tensors are selected."]
+    lines = [f"{whole.selected:,} of {whole.elements:,} elements in {how_many(len(shares))} are selected."]
     parts = {
         part: sum(found.values(), Share())
         for part, found in by_part(of_blocks).items()

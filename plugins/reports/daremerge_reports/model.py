@@ -13,10 +13,11 @@ from pydantic import Field
 
 from daremerge_core import Layout, Model, ModelRef, Report, Reporter, Survey, TensorMeta
 from daremerge_core.dtypes import FLOATS
+from daremerge_core.layout import PARTS
 from daremerge_core.select import select
 
 from .layers import Pool, Scaling, layers, numbers_of
-from .order import Block, by_block, by_part, by_role
+from .order import Block, by_block, by_part, by_role, how_many
 from .statistics import Statistics, together
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ def _row(block: Block, metas: Sequence[TensorMeta], found: Statistics) -> dict[s
 
 
 def _about(layout: Layout, metas: Mapping[str, TensorMeta], whole: Statistics) -> str:
-    lines = [f"Architecture {layout.arch}: {len(metas):,} tensors, {_parameters(metas.values()):,} parameters."]
+    lines = [f"Architecture {layout.arch}: {how_many(len(metas))}, {_parameters(metas.values()):,} parameters."]
     parts: dict[str, list[TensorMeta]] = {}
     for key, meta in metas.items():
         parts.setdefault(layout.place(key).part, []).append(meta)
     lines += [
-        f"  {part}: {len(found):,} tensors, {_parameters(found):,} parameters, {_dtypes(found)}"
-        for part, found in parts.items()
+        f"  {part}: {how_many(len(found))}, {_parameters(found):,} parameters, {_dtypes(found)}"
+        for part, found in sorted(parts.items(), key=lambda item: PARTS.index(item[0]))
     ]
     if whole.finite:
         lines.append(f"Weights: std {whole.std:.4g}, norm {whole.norm:.4g}, largest magnitude {whole.largest:.4g}.")

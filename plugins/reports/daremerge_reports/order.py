@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from daremerge_core import Layout
 from daremerge_core.layout import PARTS, ROLES
 
-__all__ = ["NO_BLOCK", "Block", "by_block", "by_part", "by_role", "words", "words_of_shape"]
+__all__ = ["NO_BLOCK", "Block", "by_block", "by_part", "by_role", "how_many", "words", "words_of_shape"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,11 @@ def by_role(layout: Layout, keys: Iterable[str]) -> dict[str, list[str]]:
     for key in keys:
         found.setdefault(layout.place(key).role, []).append(key)
     return {role: found[role] for role in ROLES if role in found}
+
+
+def how_many(number: int, what: str = "tensor") -> str:
+    """``1 tensor``, ``1,130 tensors``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def words(items: Sequence[str], *, limit: int = 3) -> str:
