@@ -1,0 +1,5 @@
+"""The kit's fixtures."""
+
+from daremerge_core.testing.fixtures import models
+
+__all__ = ["models"]
