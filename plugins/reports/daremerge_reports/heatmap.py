@@ -1,0 +1,172 @@
+"""Pictures over the blocks of a model: a heat map of blocks × roles, and curves over depth.
+
+Colours that are not data come from ``rcParams``. Data is in viridis, which colour-blind readers tell apart and which
+stays in order when printed in grey.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from .blocks import Atlas, Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = ["COLOURS", "curves", "heat_map"]
+
+COLOURS = "viridis"
+WIDTH = 10.5
+"""Inches of a figure at most; a page shows that at about its own size."""
+CELL = 0.26
+"""Inches of a cell, where there is room."""
+NAMED = 48
+"""Blocks in a row that are all named; of more, every second or third is."""
+DECADES = 4
+"""A scale of powers of ten ends so many below its top: what is smaller still has the lowest colour."""
+
+_LABELS, _BAR = 1.0, 1.2
+"""Inches beside the cells."""
+
+
+def heat_map(
+    atlas: Atlas, values: Mapping[Group, float | None], *, label: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """Cells of blocks (across, in forward order) and roles (down), a field of them for each part.
+
+    Args:
+        values: by cell (see :meth:`Atlas.cells`); None, and what is not finite, is left empty.
+        label: what the colours mean.
+        limits: ends of an even scale; without them it is one of powers of ten, where zero has the lowest colour.
+    """
+    from matplotlib.figure import Figure
+
+    fields = _fields(atlas)
+    norm, lowest = _norm([value for value in values.values() if _is_number(value)], limits)
+    widest = max(len(field.blocks) for field in fields)
+    cell = min(CELL, (WIDTH - _LABELS - _BAR) / widest)
+    heights = [len(field.roles) * CELL + 1.25 for field in fields]
+    figure = Figure(figsize=(max(cell * widest + _LABELS + _BAR, 4.5), sum(heights)))
+    panels = figure.subplots(len(fields), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, field in zip(panels, fields, strict=True):
+        image = field.draw(axes, values, norm, widest)
+    bar = figure.colorbar(image, ax=list(panels), label=label, aspect=40, extend=lowest, fraction=0.04, pad=0.01)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.minorticks_off()
+    return figure
+
+
+class _Field(NamedTuple):
+    part: str
+    blocks: list[str]
+    roles: list[str]
+
+    def draw(self, axes: Axes, values: Mapping[Group, float | None], norm: Normalize, columns: int) -> AxesImage:
+        rows = [[values.get(Group(self.part, block, role)) for block in self.blocks] for role in self.roles]
+        cells = [[_shown(value, norm) for value in row] for row in rows]
+        image = axes.imshow(cells, norm=norm, cmap=COLOURS, aspect="auto", interpolation="nearest")
+        step = math.ceil(len(self.blocks) / NAMED)
+        axes.set_xticks(range(0, len(self.blocks), step), self.blocks[::step], rotation=90, fontsize="x-small")
+        axes.set_yticks(range(len(self.roles)), self.roles)
+        axes.set_xlim(-0.5, columns - 0.5)
+        axes.set_title(self.part, loc="left")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return image
+
+
+def _fields(atlas: Atlas) -> list[_Field]:
+    cells = list(atlas.cells())
+    blocks, roles = list(atlas.groups("block")), list(atlas.groups("role"))
+    return [
+        _Field(
+            part,
+            [group.block for group in blocks if group.part == part],
+            [group.role for group in roles if group.part == part],
+        )
+        for part in dict.fromkeys(group.part for group in cells)
+    ]
+
+
+def _norm(values: Sequence[float], limits: tuple[float, float] | None) -> tuple[Normalize, str]:
+    """The scale of colours, and at which of its ends values lie outside it, in matplotlib's words."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    if limits is not None:
+        return Normalize(*limits, clip=True), "neither"
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return Normalize(0, 1), "neither"
+    top = max(positive)
+    low = max(min(positive), top / 10**DECADES)
+    if low == top:
+        low = top / 10
+    return LogNorm(low, top, clip=True), "min" if min(values) < low else "neither"
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _shown(value: float | None, norm: Normalize) -> float:
+    """A cell's number; NaN leaves it empty."""
+    if value is None or not math.isfinite(value):
+        return math.nan
+    return max(value, norm.vmin or 0.0)
+
+
+def curves(
+    atlas: Atlas,
+    series: Mapping[str, Mapping[Group, float | None]],
+    *,
+    label: str,
+    log: bool = False,
+    band: Mapping[Group, tuple[float, float]] | None = None,
+) -> Figure:
+    """Numbers of blocks over depth, 0 at the first block of a forward pass and 1 at the last, a curve for each network.
+
+    Args:
+        series: by name, then by block; several of them are told apart by their strokes.
+        band: the range that each block's number stands for.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0))
+    axes = figure.subplots()
+    strokes = ("-", "--", ":", "-.")
+    drawn: list[float] = []
+    for at, line in enumerate(atlas.lines()):
+        colour = f"C{at % 7}"
+        for (name, numbers), stroke in zip(series.items(), strokes, strict=False):
+            points = [
+                (depth, value)
+                for depth, block in zip(line.depths, line.blocks, strict=True)
+                if (value := numbers.get(block)) is not None and math.isfinite(value) and (value > 0 or not log)
+            ]
+            if not points:
+                continue
+            words = " ".join(filter(None, (line.label, name)))
+            depths, heights = zip(*points, strict=True)
+            drawn.extend(heights)
+            axes.plot(depths, heights, stroke, marker="o", markersize=3, color=colour, label=words)
+        if band is not None:
+            _draw_band(axes, line.depths, [band.get(block) for block in line.blocks], colour)
+    axes.set(xlabel="depth", ylabel=label, xlim=(-0.02, 1.02))
+    if log and drawn:
+        axes.set_yscale("log")
+    axes.grid(visible=True, alpha=0.5)
+    if drawn:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure
+
+
+def _draw_band(axes: Axes, depths: Sequence[float], ranges: Iterable[tuple[float, float] | None], colour: str) -> None:
+    found = [(depth, *ends) for depth, ends in zip(depths, ranges, strict=True) if ends is not None]
+    if found:
+        at, low, high = zip(*found, strict=True)
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
