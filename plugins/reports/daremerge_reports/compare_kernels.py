@@ -1,4 +1,8 @@
-"""The numbers that comparing models takes. Tensors of one call are 1-D, of one length and one float dtype."""
+"""The numbers that comparing models takes. Tensors of one call are 1-D, of one length and one float dtype.
+
+Sums are taken in float64 and are the same bits on every machine: element i of each block of a tensor is added to lane
+i mod :data:`LANES`, in the order of the elements; in the end the lanes are added by a binary tree.
+"""
 
 from __future__ import annotations
 
@@ -9,53 +13,89 @@ from daremerge_core.kernels import tree_sum
 from daremerge_core.rng import accelerated
 
 LANES = 4096
-"""Sums that are kept side by side: few enough to stay in a core's cache, and enough for torch to add them in few calls.
-They divide the survey's blocks."""
+"""Few enough to stay in a core's cache, and enough for torch to add them in few calls. They divide a block."""
 
 
 class Dot:
-    """Σ x·y over the blocks of a tensor, in float64: the same bits on every machine.
-
-    Element i of each block is added to lane i mod :data:`LANES`, in the order of the elements; in the end the lanes are
-    added by a binary tree.
-    """
+    """Σ x·y over the blocks of a tensor."""
 
     def __init__(self) -> None:
         self._lanes = torch.zeros(LANES, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add the products of one block."""
-        if x.dtype == torch.float32 and accelerated():
+        if _fast(x):
             from .compare_kernels_numba import add_products
 
             add_products(self._lanes.numpy(), x.contiguous().numpy(), y.contiguous().numpy())
         else:
-            add_products_in_torch(self._lanes, x, y)
+            _add(self._lanes, x.to(torch.float64) * y.to(torch.float64))
 
     def total(self) -> float:
         return float(tree_sum(self._lanes))
 
 
-def add_products_in_torch(lanes: Tensor, x: Tensor, y: Tensor) -> None:
-    """The reference of :func:`.compare_kernels_numba.add_products`."""
-    products = x.to(torch.float64) * y.to(torch.float64)
-    whole = products.numel() // lanes.numel() * lanes.numel()
-    for row in products[:whole].view(-1, lanes.numel()):
+class DifferenceSums:
+    """What is summed over the blocks of two tensors X and A. Elements that are not finite in both are left out."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(4, LANES, dtype=torch.float64)
+        self._peaks = torch.zeros(LANES, dtype=torch.float64)
+        self._counts = torch.zeros(2, dtype=torch.int64)
+        self.elements = 0
+
+    def add(self, x: Tensor, a: Tensor) -> None:
+        fast = _fast(x)
+        x, a = x.contiguous(), a.contiguous()
+        before = int(self._counts[1])
+        self.elements += x.numel()
+        if fast:
+            from . import compare_kernels_numba
+
+            compare_kernels_numba.count_differences(self._counts.numpy(), x.numpy(), a.numpy())
+        else:
+            self._counts[0] += ((x != a) & ~(x.isnan() & a.isnan())).sum()
+            self._counts[1] += (~(x.isfinite() & a.isfinite())).sum()
+        if int(self._counts[1]) != before:
+            finite = x.isfinite() & a.isfinite()
+            x, a = torch.where(finite, x, 0.0), torch.where(finite, a, 0.0)
+        if fast:
+            compare_kernels_numba.add_differences(self._sums.numpy(), self._peaks.numpy(), x.numpy(), a.numpy())
+        else:
+            delta = (x - a).to(torch.float64)
+            x, a = x.to(torch.float64), a.to(torch.float64)
+            for lanes, products in zip(self._sums, (delta * delta, x * x, a * a, x * a), strict=True):
+                _add(lanes, products)
+            if delta.numel():
+                self._peaks[0] = max(self._peaks[0], delta.abs().max())
+
+    @property
+    def changed(self) -> int:
+        """Elements that are not equal; NaN equals NaN."""
+        return int(self._counts[0])
+
+    @property
+    def broken(self) -> int:
+        """Elements that are NaN or infinite in X or in A."""
+        return int(self._counts[1])
+
+    @property
+    def largest(self) -> float:
+        """max |X − A|."""
+        return float(self._peaks.max())
+
+    def totals(self) -> tuple[float, float, float, float]:
+        """Σ (X − A)², Σ X², Σ A² and Σ X·A."""
+        square, own, reference, product = (float(tree_sum(lanes)) for lanes in self._sums)
+        return square, own, reference, product
+
+
+def _fast(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and accelerated()
+
+
+def _add(lanes: Tensor, values: Tensor) -> None:
+    """Add each value to lane i mod n of the n ``lanes``, in order."""
+    whole = values.numel() // lanes.numel() * lanes.numel()
+    for row in values[:whole].view(-1, lanes.numel()):
         lanes += row
-    lanes[: products.numel() - whole] += products[whole:]
-
-
-def largest(values: Tensor) -> float:
-    """max |v|; 0 of none, NaN where there is one."""
-    if not values.numel():
-        return 0.0
-    low, high = torch.aminmax(values)
-    return float(torch.maximum(-low, high))
-
-
-def finite(*values: Tensor) -> tuple[list[Tensor], int]:
-    """The values with zeros wherever one of them is NaN or infinite, and the number of such places."""
-    good = torch.isfinite(values[0])
-    for one in values[1:]:
-        good &= torch.isfinite(one)
-    return [torch.where(good, one, 0.0) for one in values], int((~good).sum())
+    lanes[: values.numel() - whole] += values[whole:]

@@ -1,7 +1,8 @@
-"""The sum of :mod:`.compare_kernels` compiled by numba for the CPU: the same bits, sooner.
+"""The sums of :mod:`.compare_kernels` compiled by numba for the CPU: the same bits, sooner.
 
-It is compiled when this module is first imported, and loaded from numba's cache on disk from then on. It releases
-the GIL.
+They are compiled when this module is first imported, and loaded from numba's cache on disk from then on. They release
+the GIL. Each row of elements, one for each lane, is gone through by several plain loops, so that the compiler makes
+use of the machine's vectors.
 """
 
 from __future__ import annotations
@@ -12,17 +13,45 @@ from numpy.typing import NDArray
 
 from daremerge_core.compiled import compiled
 
-_LANES, _VALUES = types.float64[::1], types.float32[::1]
+_LANES, _SUMS, _COUNTS, _VALUES = types.float64[::1], types.float64[:, ::1], types.int64[::1], types.float32[::1]
 
 
 @compiled(types.void(_LANES, _VALUES, _VALUES))
 def add_products(lanes: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
     """Add each x·y to lane i mod n of the n ``lanes``, in the order of the elements."""
-    width = lanes.size
-    whole = x.size // width
-    for row in range(whole):
-        left, right = x[row * width : (row + 1) * width], y[row * width : (row + 1) * width]
-        for lane in range(width):
-            lanes[lane] += np.float64(left[lane]) * np.float64(right[lane])
-    for i in range(whole * width, x.size):
-        lanes[i - whole * width] += np.float64(x[i]) * np.float64(y[i])
+    for start in range(0, x.size, lanes.size):
+        left, right = x[start : start + lanes.size], y[start : start + lanes.size]
+        for i in range(left.size):
+            lanes[i] += np.float64(left[i]) * np.float64(right[i])
+
+
+@compiled(types.void(_SUMS, _LANES, _VALUES, _VALUES))
+def add_differences(
+    sums: NDArray[np.float64], peaks: NDArray[np.float64], x: NDArray[np.float32], a: NDArray[np.float32]
+) -> None:
+    """Add (x − a)², x², a² and x·a to the lanes of ``sums``, and keep the largest |x − a| of each lane."""
+    deltas, own, reference, products = sums[0], sums[1], sums[2], sums[3]
+    for start in range(0, x.size, peaks.size):
+        xs, bases = x[start : start + peaks.size], a[start : start + peaks.size]
+        for i in range(xs.size):
+            delta = np.float64(xs[i] - bases[i])
+            deltas[i] += delta * delta
+            peaks[i] = max(peaks[i], abs(delta))
+        for i in range(xs.size):
+            own[i] += np.float64(xs[i]) * np.float64(xs[i])
+        for i in range(xs.size):
+            reference[i] += np.float64(bases[i]) * np.float64(bases[i])
+        for i in range(xs.size):
+            products[i] += np.float64(xs[i]) * np.float64(bases[i])
+
+
+@compiled(types.void(_COUNTS, _VALUES, _VALUES))
+def count_differences(counts: NDArray[np.int64], x: NDArray[np.float32], a: NDArray[np.float32]) -> None:
+    """Count the elements that are not equal (NaN equals NaN), and those where either is not finite."""
+    changed, broken = 0, 0
+    for i in range(x.size):
+        one, other = x[i], a[i]
+        changed += (one != other) & ((one == one) | (other == other))
+        broken += (one - one) + (other - other) != 0
+    counts[0] += changed
+    counts[1] += broken

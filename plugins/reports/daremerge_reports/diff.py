@@ -96,32 +96,12 @@ class Difference:
 
 def measure(key: str, blocks: Iterator[Block]) -> Difference:
     """How one tensor differs; ``blocks`` holds its elements X and A."""
-    import torch
+    from .compare_kernels import DifferenceSums
 
-    from .compare_kernels import Dot, finite, largest
-
-    square, own, reference, product = Dot(), Dot(), Dot(), Dot()
-    elements = changed = broken = 0
-    most = 0.0
+    sums = DifferenceSums()
     for x, a in blocks:
-        delta = x - a
-        differ = int(torch.count_nonzero(delta))
-        if not math.isfinite(top := largest(delta)):
-            differ = int(((x != a) & ~(x.isnan() & a.isnan())).sum())
-            (x, a), bad = finite(x, a)
-            delta = x - a
-            top = largest(delta)
-            broken += bad
-        square.add(delta, delta)
-        own.add(x, x)
-        reference.add(a, a)
-        product.add(x, a)
-        elements += x.numel()
-        changed += differ
-        most = max(most, top)
-    return Difference(
-        1, elements, changed, broken, most, square.total(), own.total(), reference.total(), product.total()
-    )
+        sums.add(x, a)
+    return Difference(1, sums.elements, sums.changed, sums.broken, sums.largest, *sums.totals())
 
 
 @dataclass(frozen=True)

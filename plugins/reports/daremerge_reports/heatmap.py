@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "curves", "heat_map"]
 
 COLOURS = "viridis"
+ZERO = "#808080"
+"""Grey, where a scale of powers of ten has no place."""
 WIDTH = 10.5
 """Inches of a figure at most; a page shows that at about its own size."""
 CELL = 0.26
@@ -42,12 +44,12 @@ def heat_map(
     Args:
         values: by cell (see :meth:`Atlas.cells`); None, and what is not finite, is left empty.
         label: what the colours mean.
-        limits: ends of an even scale; without them it is one of powers of ten, where zero has the lowest colour.
+        limits: ends of an even scale; without them it is one of powers of ten, and zero is grey.
     """
     from matplotlib.figure import Figure
 
     fields = _fields(atlas)
-    norm, lowest = _norm([value for value in values.values() if _is_number(value)], limits)
+    norm = _norm([value for value in values.values() if _is_number(value)], limits)
     widest = max(len(field.blocks) for field in fields)
     cell = min(CELL, (WIDTH - _LABELS - _BAR) / widest)
     heights = [len(field.roles) * CELL + 1.25 for field in fields]
@@ -55,7 +57,7 @@ def heat_map(
     panels = figure.subplots(len(fields), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, field in zip(panels, fields, strict=True):
         image = field.draw(axes, values, norm, widest)
-    bar = figure.colorbar(image, ax=list(panels), label=label, aspect=40, extend=lowest, fraction=0.04, pad=0.01)
+    bar = figure.colorbar(image, ax=list(panels), label=label, aspect=40, fraction=0.04, pad=0.01)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.minorticks_off()
     return figure
@@ -67,9 +69,12 @@ class _Field(NamedTuple):
     roles: list[str]
 
     def draw(self, axes: Axes, values: Mapping[Group, float | None], norm: Normalize, columns: int) -> AxesImage:
+        from matplotlib import colormaps
+
         rows = [[values.get(Group(self.part, block, role)) for block in self.blocks] for role in self.roles]
         cells = [[_shown(value, norm) for value in row] for row in rows]
-        image = axes.imshow(cells, norm=norm, cmap=COLOURS, aspect="auto", interpolation="nearest")
+        colours = colormaps[COLOURS].with_extremes(under=ZERO)
+        image = axes.imshow(cells, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
         step = math.ceil(len(self.blocks) / NAMED)
         axes.set_xticks(range(0, len(self.blocks), step), self.blocks[::step], rotation=90, fontsize="x-small")
         axes.set_yticks(range(len(self.roles)), self.roles)
@@ -93,20 +98,18 @@ def _fields(atlas: Atlas) -> list[_Field]:
     ]
 
 
-def _norm(values: Sequence[float], limits: tuple[float, float] | None) -> tuple[Normalize, str]:
-    """The scale of colours, and at which of its ends values lie outside it, in matplotlib's words."""
+def _norm(values: Sequence[float], limits: tuple[float, float] | None) -> Normalize:
+    """The scale of colours."""
     from matplotlib.colors import LogNorm, Normalize
 
     if limits is not None:
-        return Normalize(*limits, clip=True), "neither"
+        return Normalize(*limits)
     positive = [value for value in values if value > 0]
     if not positive:
-        return Normalize(0, 1), "neither"
+        return LogNorm(0.1, 1)
     top = max(positive)
     low = max(min(positive), top / 10**DECADES)
-    if low == top:
-        low = top / 10
-    return LogNorm(low, top, clip=True), "min" if min(values) < low else "neither"
+    return LogNorm(low if low < top else top / 10, top)
 
 
 def _is_number(value: float | None) -> bool:
@@ -114,10 +117,11 @@ def _is_number(value: float | None) -> bool:
 
 
 def _shown(value: float | None, norm: Normalize) -> float:
-    """A cell's number; NaN leaves it empty."""
+    """A cell's number; NaN leaves it empty, and below the scale is zero alone."""
     if value is None or not math.isfinite(value):
         return math.nan
-    return max(value, norm.vmin or 0.0)
+    low, high = norm.vmin or 0.0, norm.vmax or 1.0
+    return min(max(value, low), high) if value != 0 or low <= 0 else low / 10
 
 
 def curves(
