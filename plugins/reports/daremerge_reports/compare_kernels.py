@@ -6,6 +6,10 @@ i mod :data:`LANES`, in the order of the elements; in the end the lanes are adde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -99,3 +103,56 @@ def _add(lanes: Tensor, values: Tensor) -> None:
     for row in values[:whole].view(-1, lanes.numel()):
         lanes += row
     lanes[: values.numel() - whole] += values[whole:]
+
+
+class TensionSums:
+    """What is summed over the blocks of a base and the models tuned from it; see :class:`.conflict.Tension`."""
+
+    def __init__(self, models: int) -> None:
+        self._several = range(models)
+        self._products = {(i, j): Dot() for i in self._several for j in self._several if i <= j}
+        self._movement, self._opposed_movement, self._net = Dot(), Dot(), Dot()
+        self._pairs = torch.zeros(models, models, dtype=torch.int64)
+        self._pairs_opposed = torch.zeros(models, models, dtype=torch.int64)
+        self._counts = torch.zeros(5, dtype=torch.int64)
+
+    def add(self, base: Tensor, models: Sequence[Tensor]) -> None:
+        deltas = [model - base for model in models]
+        finite = reduce(torch.logical_and, map(torch.isfinite, [base, *models]))
+        broken = base.numel() - int(finite.sum())
+        if broken:
+            deltas = [torch.where(finite, delta, 0.0) for delta in deltas]
+        signs = [torch.sign(delta).to(torch.int8) for delta in deltas]
+        moved = reduce(torch.add, [sign.abs() for sign in signs])
+        opposed = (reduce(torch.maximum, signs) - reduce(torch.minimum, signs)) == 2
+        self._counts += torch.stack(
+            [torch.tensor(base.numel()), (moved > 0).sum(), (moved > 1).sum(), opposed.sum(), torch.tensor(broken)]
+        )
+        movement = reduce(torch.add, [delta.abs() for delta in deltas])
+        ones = torch.ones_like(movement)
+        self._movement.add(movement, ones)
+        self._opposed_movement.add(movement, opposed.to(movement.dtype))
+        self._net.add(reduce(torch.add, deltas).abs(), ones)
+        for (i, j), product in self._products.items():
+            product.add(deltas[i], deltas[j])
+            agreement = signs[i] * signs[j]
+            self._pairs[i, j] += torch.count_nonzero(agreement)
+            self._pairs_opposed[i, j] += (agreement < 0).sum()
+
+    def totals(self) -> tuple[Any, ...]:
+        """The fields of :class:`.conflict.Tension` after the first, in their order."""
+        elements, moved, shared, opposed, broken = self._counts.tolist()
+        products = {pair: product.total() for pair, product in self._products.items()}
+        return (
+            *(elements, moved, shared, opposed),
+            *(self._movement.total(), self._opposed_movement.total(), self._net.total()),
+            broken,
+            tuple(tuple(products[min(i, j), max(i, j)] for j in self._several) for i in self._several),
+            _symmetric(self._pairs),
+            _symmetric(self._pairs_opposed),
+        )
+
+
+def _symmetric(upper: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Rows of a matrix whose lower half is zero, made symmetric."""
+    return tuple(map(tuple, (upper + upper.triu(1).T).tolist()))

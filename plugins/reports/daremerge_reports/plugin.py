@@ -2,9 +2,10 @@
 
 from daremerge_core import hookimpl
 
+from .conflict import Conflict
 from .diff import Diff
 
 
 @hookimpl
 def daremerge_components():
-    return [Diff]
+    return [Conflict, Diff]
