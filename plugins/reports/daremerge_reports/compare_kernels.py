@@ -156,3 +156,52 @@ class TensionSums:
 def _symmetric(upper: Tensor) -> tuple[tuple[int, ...], ...]:
     """Rows of a matrix whose lower half is zero, made symmetric."""
     return tuple(map(tuple, (upper + upper.triu(1).T).tolist()))
+
+
+class WorkSums:
+    """What is summed over the blocks of a merged tensor; see :class:`.merge.Work`."""
+
+    def __init__(self, inputs: int) -> None:
+        self._after, self._anchor = Dot(), Dot()
+        self._before = [Dot() for _ in range(inputs)]
+        self._moved = torch.zeros(inputs + 1, dtype=torch.int64)
+        self._counts = torch.zeros(5, dtype=torch.int64)
+
+    def add(
+        self, anchor: Tensor, result: Tensor, deltas: Sequence[Tensor], selected: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        """Add one block.
+
+        Args:
+            deltas: what each input would change.
+            selected: the mask, bool; None for one that selects all.
+            dtype: the result's storage dtype: a change is a change of what the anchor would be, stored so.
+        """
+        before = anchor.to(dtype).to(anchor.dtype)
+        selected = torch.ones_like(result, dtype=torch.bool) if selected is None else selected
+        changed = (result != before) & ~(result.isnan() & before.isnan())
+        moved = torch.zeros_like(result, dtype=torch.int64)
+        for delta in deltas:
+            moved += delta != 0
+        possible = (moved > 0) & selected
+        finite = result.isfinite() & before.isfinite()
+        counts = (selected, changed, possible & changed, ~result.isfinite())
+        self._counts += torch.tensor([result.numel(), *(int(one.sum()) for one in counts)])
+        self._moved += torch.bincount(moved[selected], minlength=self._moved.numel())
+        after = torch.where(finite, result - before, 0.0)
+        anchor = torch.where(finite, anchor, 0.0)
+        self._after.add(after, after)
+        self._anchor.add(anchor, anchor)
+        for dot, delta in zip(self._before, deltas, strict=True):
+            delta = torch.where(delta.isfinite(), delta, 0.0)
+            dot.add(delta, delta)
+
+    def totals(self) -> tuple[Any, ...]:
+        """The fields of :class:`.merge.Work` after the first, in their order."""
+        return (
+            *self._counts.tolist(),
+            tuple(self._moved.tolist()),
+            self._after.total(),
+            self._anchor.total(),
+            tuple(dot.total() for dot in self._before),
+        )

@@ -13,6 +13,7 @@ from pydantic import Field
 from daremerge_core import DaremergeError, Layout, Model, ModelRef, Report, Reporter, Survey
 from daremerge_core.dtypes import FLOATS
 
+from .adding import added
 from .blocks import Atlas, By, Group, some
 from .names import name_models
 
@@ -57,13 +58,7 @@ class Tension:
     @classmethod
     def total(cls, parts: Iterable[Tension]) -> Tension:
         """Of all the parts together, added in their order; there must be one at least."""
-        first, *rest = parts
-        for one in rest:
-            first = cls(*(_added(mine, theirs) for mine, theirs in zip(first._all(), one._all(), strict=True)))
-        return first
-
-    def _all(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+        return added(parts)
 
     @property
     def conflict(self) -> float:
@@ -119,12 +114,6 @@ class Tension:
             "overlap": self.overlap,
             "mean cosine": self.mean_cosine(),
         } | {f"‖Δ‖ {name}": self.norm(i) for i, name in enumerate(names)}
-
-
-def _added(one: Any, other: Any) -> Any:
-    if isinstance(one, tuple):
-        return tuple(map(_added, one, other))
-    return one + other
 
 
 def measure(key: str, blocks: Iterator[Block]) -> Tension:
