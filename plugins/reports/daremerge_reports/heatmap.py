@@ -49,7 +49,7 @@ def heat_map(
     from matplotlib.figure import Figure
 
     fields = _fields(atlas)
-    norm = _norm([value for value in values.values() if _is_number(value)], limits)
+    norm = _norm([value for value in values.values() if value is not None and math.isfinite(value)], limits)
     widest = max(len(field.blocks) for field in fields)
     cell = min(CELL, (WIDTH - _LABELS - _BAR) / widest)
     heights = [len(field.roles) * CELL + 1.25 for field in fields]
@@ -58,8 +58,7 @@ def heat_map(
     for axes, field in zip(panels, fields, strict=True):
         image = field.draw(axes, values, norm, widest)
     bar = figure.colorbar(image, ax=list(panels), label=label, aspect=40, fraction=0.04, pad=0.01)
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.minorticks_off()
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -112,10 +111,6 @@ def _norm(values: Sequence[float], limits: tuple[float, float] | None) -> Normal
     return LogNorm(low if low < top else top / 10, top)
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _shown(value: float | None, norm: Normalize) -> float:
     """A cell's number; NaN leaves it empty, and below the scale is zero alone."""
     if value is None or not math.isfinite(value):
@@ -131,6 +126,7 @@ def curves(
     label: str,
     log: bool = False,
     band: Mapping[Group, tuple[float, float]] | None = None,
+    within: tuple[float, float] | None = None,
 ) -> Figure:
     """Numbers of blocks over depth, 0 at the first block of a forward pass and 1 at the last.
 
@@ -139,6 +135,7 @@ def curves(
     Args:
         series: by name, then by block.
         band: the range that each block's number of the first series stands for.
+        within: what the axis shows at least.
     """
     from matplotlib.figure import Figure
 
@@ -160,6 +157,9 @@ def curves(
         axes.set(xlabel="depth", ylabel=label, xlim=(-0.02, 1.02))
         if log and axes.lines:
             axes.set_yscale("log")
+        if within is not None:
+            axes.update_datalim([(0, end) for end in within])
+            axes.autoscale_view()
         axes.grid(visible=True, alpha=0.5)
     for axes in grid[panels:]:
         axes.set_visible(False)

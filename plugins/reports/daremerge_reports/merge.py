@@ -406,10 +406,11 @@ class _Found:
             found.append(f"{whole.broken:,} elements of the result are NaN or infinite.")
         return found
 
-    def rows(self, by: By) -> list[dict[str, Cell]]:
+    def rows(self, by: By, *, ranges: bool = False) -> list[dict[str, Cell]]:
+        """A table. ``ranges``: the ratio as its two ends, even where no group has several."""
         groups = self.atlas.groups(by)
         ratios = self.ratios(groups)
-        single = all(min(found) == max(found) for found in ratios.values())
+        single = not ranges and all(min(found) == max(found) for found in ratios.values())
         rows: list[dict[str, Cell]] = []
         for group, work in self.sums(groups).items():
             actions = Counter(self.decisions[key].action for key in groups[group])
@@ -453,7 +454,7 @@ class _Found:
             "copied": dict(copied),
             "left out": dict(left_out),
             "reasons": {key: one.reason for key, one in self.decisions.items() if one.action is not Action.MERGE},
-            **{f"{by}s": self.rows(by) for by in ("part", "block", "role", "tensor")},
+            **{f"{by}s": self.rows(by, ranges=True) for by in ("part", "block", "role", "tensor")},
         }
 
     def draw_cells(self) -> Figure:
@@ -469,7 +470,8 @@ class _Found:
         ratios = self.ratios(self.atlas.groups("block"))
         means: dict[Group, float | None] = {block: math.fsum(found) / len(found) for block, found in ratios.items()}
         bands = {block: (min(found), max(found)) for block, found in ratios.items()}
-        return curves(self.atlas, {"": means}, label="ratio: mean and range of a block's tensors", band=bands)
+        label = "ratio: mean and range of a block's tensors"
+        return curves(self.atlas, {"": means}, label=label, band=bands, within=(0, 1))
 
     def draw_norms(self) -> Figure:
         from .heatmap import curves
