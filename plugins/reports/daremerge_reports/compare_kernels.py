@@ -6,7 +6,7 @@ i mod :data:`LANES`, in the order of the elements; in the end the lanes are adde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -111,51 +111,57 @@ class TensionSums:
     def __init__(self, models: int) -> None:
         self._several = range(models)
         self._products = {(i, j): Dot() for i in self._several for j in self._several if i <= j}
-        self._movement, self._opposed_movement, self._net = Dot(), Dot(), Dot()
-        self._pairs = torch.zeros(models, models, dtype=torch.int64)
-        self._pairs_opposed = torch.zeros(models, models, dtype=torch.int64)
-        self._counts = torch.zeros(5, dtype=torch.int64)
+        self._sums = torch.zeros(3, LANES, dtype=torch.float64)
+        self._counts = torch.zeros(3, dtype=torch.int64)
+        self._pairs = {pair: torch.zeros(2, dtype=torch.int64) for pair in self._products}
+        self._elements = self._broken = 0
 
     def add(self, base: Tensor, models: Sequence[Tensor]) -> None:
-        deltas = [model - base for model in models]
-        finite = reduce(torch.logical_and, map(torch.isfinite, [base, *models]))
-        broken = base.numel() - int(finite.sum())
-        if broken:
-            deltas = [torch.where(finite, delta, 0.0) for delta in deltas]
-        signs = [torch.sign(delta).to(torch.int8) for delta in deltas]
-        moved = reduce(torch.add, [sign.abs() for sign in signs])
-        opposed = (reduce(torch.maximum, signs) - reduce(torch.minimum, signs)) == 2
-        self._counts += torch.stack(
-            [torch.tensor(base.numel()), (moved > 0).sum(), (moved > 1).sum(), opposed.sum(), torch.tensor(broken)]
-        )
-        movement = reduce(torch.add, [delta.abs() for delta in deltas])
-        ones = torch.ones_like(movement)
-        self._movement.add(movement, ones)
-        self._opposed_movement.add(movement, opposed.to(movement.dtype))
-        self._net.add(reduce(torch.add, deltas).abs(), ones)
+        deltas = torch.stack([model - base for model in models])
+        self._elements += base.numel()
+        if not all_finite(deltas):
+            finite = deltas.isfinite().all(0)
+            deltas = torch.where(finite, deltas, 0.0)
+            self._broken += int((~finite).sum())
+        if _fast(base):
+            from . import compare_kernels_numba
+
+            rows = deltas.numpy()
+            compare_kernels_numba.add_movement(self._sums.numpy(), self._counts.numpy(), rows)
+            for (i, j), counts in self._pairs.items():
+                compare_kernels_numba.count_pair(counts.numpy(), rows[i], rows[j])
+        else:
+            self._add_movement(deltas)
         for (i, j), product in self._products.items():
             product.add(deltas[i], deltas[j])
+
+    def _add_movement(self, deltas: Tensor) -> None:
+        """The reference of the compiled functions."""
+        signs = torch.sign(deltas).to(torch.int8)
+        movers = signs.abs().sum(0)
+        opposed = signs.amax(0) - signs.amin(0) == 2
+        self._counts += torch.stack([(movers > 0).sum(), (movers > 1).sum(), opposed.sum()])
+        movement, net = reduce(torch.add, deltas.abs()), reduce(torch.add, deltas)
+        for lanes, values in zip(self._sums, (movement, movement * opposed, net.abs()), strict=True):
+            _add(lanes, values.to(torch.float64))
+        for (i, j), counts in self._pairs.items():
             agreement = signs[i] * signs[j]
-            self._pairs[i, j] += torch.count_nonzero(agreement)
-            self._pairs_opposed[i, j] += (agreement < 0).sum()
+            counts += torch.stack([(agreement != 0).sum(), (agreement < 0).sum()])
 
     def totals(self) -> tuple[Any, ...]:
         """The fields of :class:`.conflict.Tension` after the first, in their order."""
-        elements, moved, shared, opposed, broken = self._counts.tolist()
         products = {pair: product.total() for pair, product in self._products.items()}
         return (
-            *(elements, moved, shared, opposed),
-            *(self._movement.total(), self._opposed_movement.total(), self._net.total()),
-            broken,
-            tuple(tuple(products[min(i, j), max(i, j)] for j in self._several) for i in self._several),
-            _symmetric(self._pairs),
-            _symmetric(self._pairs_opposed),
+            *(self._elements, *self._counts.tolist()),
+            *(float(tree_sum(lanes)) for lanes in self._sums),
+            self._broken,
+            self._matrix(products),
+            self._matrix({pair: int(counts[0]) for pair, counts in self._pairs.items()}),
+            self._matrix({pair: int(counts[1]) for pair, counts in self._pairs.items()}),
         )
 
-
-def _symmetric(upper: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Rows of a matrix whose lower half is zero, made symmetric."""
-    return tuple(map(tuple, (upper + upper.triu(1).T).tolist()))
+    def _matrix(self, of: Mapping[tuple[int, int], Any]) -> tuple[tuple[Any, ...], ...]:
+        return tuple(tuple(of[min(i, j), max(i, j)] for j in self._several) for i in self._several)
 
 
 class WorkSums:
@@ -164,8 +170,9 @@ class WorkSums:
     def __init__(self, inputs: int) -> None:
         self._after, self._anchor = Dot(), Dot()
         self._before = [Dot() for _ in range(inputs)]
+        self._counts = torch.zeros(4, dtype=torch.int64)
         self._moved = torch.zeros(inputs + 1, dtype=torch.int64)
-        self._counts = torch.zeros(5, dtype=torch.int64)
+        self._elements = 0
 
     def add(
         self, anchor: Tensor, result: Tensor, deltas: Sequence[Tensor], selected: Tensor | None, dtype: torch.dtype
@@ -179,29 +186,47 @@ class WorkSums:
         """
         before = anchor.to(dtype).to(anchor.dtype)
         selected = torch.ones_like(result, dtype=torch.bool) if selected is None else selected
-        changed = (result != before) & ~(result.isnan() & before.isnan())
-        moved = torch.zeros_like(result, dtype=torch.int64)
-        for delta in deltas:
-            moved += delta != 0
-        possible = (moved > 0) & selected
-        finite = result.isfinite() & before.isfinite()
-        counts = (selected, changed, possible & changed, ~result.isfinite())
-        self._counts += torch.tensor([result.numel(), *(int(one.sum()) for one in counts)])
-        self._moved += torch.bincount(moved[selected], minlength=self._moved.numel())
-        after = torch.where(finite, result - before, 0.0)
-        anchor = torch.where(finite, anchor, 0.0)
+        rows = torch.stack(list(deltas)) if deltas else result.new_empty(0, result.numel())
+        self._elements += result.numel()
+        if _fast(result):
+            from .compare_kernels_numba import count_work
+
+            held = [one.contiguous().numpy() for one in (before, result, rows, selected)]
+            count_work(self._counts.numpy(), self._moved.numpy(), *held)
+        else:
+            self._count(before, result, rows, selected)
+        after = _finite(result - before)
+        anchor = _finite(anchor)
         self._after.add(after, after)
         self._anchor.add(anchor, anchor)
         for dot, delta in zip(self._before, deltas, strict=True):
-            delta = torch.where(delta.isfinite(), delta, 0.0)
-            dot.add(delta, delta)
+            finite = _finite(delta)
+            dot.add(finite, finite)
+
+    def _count(self, before: Tensor, result: Tensor, deltas: Tensor, selected: Tensor) -> None:
+        """The reference of the compiled function."""
+        movers = (deltas != 0).sum(0)
+        changed = (before != result) & ~(before.isnan() & result.isnan())
+        counted = (selected, changed, changed & selected & (movers > 0), ~result.isfinite())
+        self._counts += torch.stack([one.sum() for one in counted])
+        self._moved += torch.bincount(movers[selected], minlength=self._moved.numel())
 
     def totals(self) -> tuple[Any, ...]:
         """The fields of :class:`.merge.Work` after the first, in their order."""
         return (
-            *self._counts.tolist(),
+            *(self._elements, *self._counts.tolist()),
             tuple(self._moved.tolist()),
             self._after.total(),
             self._anchor.total(),
             tuple(dot.total() for dot in self._before),
         )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no element is NaN or infinite; cheap where that is so."""
+    return bool(torch.isfinite(values.sum())) or bool(values.isfinite().all())
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The values, zero where they are NaN or infinite."""
+    return values if all_finite(values) else torch.where(values.isfinite(), values, 0.0)

@@ -165,10 +165,10 @@ def test_the_same_bytes_for_any_threads_memory_and_kernels(tmp_path: Path, monke
     step = {"op": "report.conflict", "base": "x", "models": ["a", "b", "c"]}
     recipe = {"models": {n: f"{n}.safetensors" for n in "xabc"}, "steps": {"look": step}, "output": "look"}
     rendered = set()
-    for settings, fast in ((Settings(threads=1), "1"), (Settings(threads=3, memory=1), "1"), (Settings(), "0")):
+    for how, fast in ((Settings(threads=1), "1"), (Settings(threads=3, memory=1), "1"), (Settings(), "0")):
         monkeypatch.setenv("DAREMERGE_FAST", fast)
         with plan_recipe(recipe, folders=[tmp_path]) as plan:
-            found = make_report(plan, settings=settings)
+            found = make_report(plan, settings=how)
         rendered.add((to_json(found), to_text(found)))
     assert len(rendered) == 1
 
