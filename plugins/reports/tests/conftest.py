@@ -1,5 +1,5 @@
-"""The kit's fixtures."""
+"""The kit's fixtures: tiny checkpoints as files, and the command line in this process."""
 
-from daremerge_core.testing.fixtures import models
+from daremerge_core.testing.fixtures import cli, models
 
-__all__ = ["models"]
+__all__ = ["cli", "models"]
