@@ -53,8 +53,13 @@ def test_any_shape_is_drawn(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("scaling", "divisor"),
-    [("none", lambda w: 1.0), ("mean", Tensor.mean), ("max", Tensor.max), ("min", Tensor.min)]
-    + [("std", lambda w: w.std(correction=0))],
+    [
+        ("none", lambda w: 1.0),
+        ("mean", Tensor.mean),
+        ("max", Tensor.max),
+        ("min", Tensor.min),
+        ("std", lambda w: w.std(correction=0)),
+    ],
 )
 def test_a_scaling_divides(scaling: str, divisor: Any) -> None:
     values = numbers(6, 8) + 0.3
