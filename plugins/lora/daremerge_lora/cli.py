@@ -36,9 +36,9 @@ def _open(file: Path) -> Model:
 @click.option("--counts", is_flag=True, help="A table with how often each was used.")
 @_JSON
 def tags_command(file: Path, limit: int | None, counts: bool, as_json: bool) -> None:
-    """Show the tags a LoRA was trained on, most frequent first: ready to paste into a prompt.
+    """Show the tags a LoRA was trained on, ready to paste.
 
-    They are what kohya's trainer wrote into the file's metadata, summed over its data sets.
+    Most frequent first. They are what kohya's trainer wrote into the file's metadata, summed over its data sets.
     """
     with closing(_open(file)) as model:
         found = tags(model.metadata, limit)
@@ -63,7 +63,10 @@ def _as_table(found: Tags) -> str:
 @_FILE
 @_JSON
 def info_command(file: Path, as_json: bool) -> None:
-    """Show what a LoRA is: its format, ranks and alphas, which model it fits, how it was trained, its hashes."""
+    """Show what a LoRA is and which models it fits.
+
+    Its format, ranks, alphas and dtypes, what it changes, what it says of its training, and its hashes.
+    """
     with closing(_open(file)) as model:
         facts = info(open_lora(model, name=str(file)), hashed=True)
     if as_json:

@@ -58,7 +58,7 @@ def converted(lora: LoraFile, format: Writable, *, allow: bool = False) -> Assem
         more = [f"  … and {len(left) - _SHOWN} more"] if len(left) > _SHOWN else []
         raise PlanError(
             "\n".join([f"{lora.name}: {len(left)} modules or tensors cannot be written as {format}:", *shown, *more]),
-            hint="Allow it to leave them out, or choose the format comfy or kohya, which hold every kind of module.",
+            hint="The formats comfy and kohya hold every kind of module. To leave these out, pass --allow-unmatched.",
         )
     return AssembledModel(lora.model, plan.tensors, plan.metadata)
 

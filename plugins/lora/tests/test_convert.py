@@ -16,7 +16,7 @@ from torch import Tensor
 from daremerge_core import MemoryModel, Span
 from daremerge_core.dtypes import torch_dtype
 from daremerge_core.errors import PlanError
-from daremerge_core.testing.layouts import HeaderModel
+from daremerge_core.testing.layouts import NAMES, HeaderModel
 from daremerge_core.values import Model
 from daremerge_lora.convert import converted, plan_conversion
 from daremerge_lora.formats import WRITABLE, Writable, open_lora, tensor_name
@@ -145,7 +145,7 @@ def test_there_and_back(architecture: str, between: Writable) -> None:
 
 
 @given(
-    architecture=st.sampled_from(sorted(TINY)),
+    architecture=st.sampled_from(["flux", "sdxl"]),
     alpha=st.floats(0.01, 64),
     rank=st.integers(1, 9),
     seed=st.integers(0, 99),
@@ -161,23 +161,22 @@ def test_any_scale_survives_diffusers(architecture: str, alpha: float, rank: int
 
 
 @pytest.mark.parametrize("target", WRITABLE)
-def test_every_module_of_a_real_layout(target: Writable) -> None:
-    for layout in ("sd15", "sdxl", "sd3", "flux-dev"):
-        model = checkpoint(layout)
-        for source in ("comfy", "diffusers"):
-            modules = []
-            for name, where in module_names(model, source):
-                shape = list(model.meta(where.key).shape)
-                shape[0] = where.rows[1] - where.rows[0] if where.rows else shape[0]
-                modules.append((name, tuple(shape)))
-            lora = open_lora(headers(plain(source, modules, alpha=False)))
-            plan = plan_conversion(lora, target)
-            assert not plan.refused
-            made = open_lora(HeaderModel({key: one.meta for key, one in plan.tensors.items()}))
-            assert not made.unknown
-            found = match(made, model)
-            assert not found.unmatched
-            assert dict(found.targets) == dict(module_names(model, target))
+@pytest.mark.parametrize("layout", NAMES)
+def test_every_module_of_a_real_layout(layout: str, target: Writable) -> None:
+    model = checkpoint(layout)
+    source: Writable = "comfy" if target == "diffusers" else "diffusers"
+    modules = []
+    for name, where in module_names(model, source):
+        shape = list(model.meta(where.key).shape)
+        shape[0] = where.rows[1] - where.rows[0] if where.rows else shape[0]
+        modules.append((name, tuple(shape)))
+    plan = plan_conversion(open_lora(headers(plain(source, modules, alpha=False))), target)
+    assert not plan.refused
+    made = open_lora(HeaderModel({key: one.meta for key, one in plan.tensors.items()}))
+    assert not made.unknown
+    found = match(made, model)
+    assert not found.unmatched
+    assert dict(found.targets) == dict(module_names(model, target))
 
 
 def test_spans_are_pieces_of_whole_tensors() -> None:
