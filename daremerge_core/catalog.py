@@ -31,6 +31,7 @@ SHIPPED: dict[str, dict[str, str]] = {
     "daremerge-gradients": {
         "gradient": "add attention block depth divide edit max mbw mean min multiply parts pattern shell subtract"
     },
+    "daremerge-lora": {"lora": "apply convert extract merge resize", "report": "lora"},
     "daremerge-masks": {
         "mask": "difference edit false gaussian intersect invert magnitude overlap partition pattern random "
         "sign-agreement true union xor"
@@ -39,6 +40,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "merge": "add-difference bislerp colorize cosine cubic cyclic gradient hslerp lerp scaled-add slerp slice"
     },
     "daremerge-merge-dare": {"merge": "dare", "sparsify": "dare"},
+    "daremerge-reports": {"report": "conflict diff gradient health mask merge model"},
 }
 """Which distribution of the project ships what: what to install when a recipe names a missing component."""
 

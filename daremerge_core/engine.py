@@ -242,7 +242,7 @@ def survey(
     """
     progress = progress or Quiet()
     pool = Pool(settings.worker_count(), settings.memory, cancel or threading.Event())
-    with one_thread_per_op():
+    with one_thread_per_op(), freed_memory_kept():
         _measure(plan, settings, pool, progress)
         report: Report = plan.value.report(Survey(pool, progress, layouts))
     return report

@@ -28,6 +28,8 @@ COMMANDS = [
     "mask union",
     "gradient mbw",
     "gradient edit",
+    "report diff",
+    "report mask",
     "run",
     "plan",
     "inspect",

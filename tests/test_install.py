@@ -67,9 +67,11 @@ def environment(tmp_path: Path, wheels: dict[str, Path]) -> Callable[..., Callab
 METHODS = {
     "edits": ("edit", "noise", "a.safetensors", "--include", "*.to_q*"),
     "gradients": ("gradient", "parts", "a.safetensors", "--unet", "0.5"),
+    "lora": ("lora", "extract", "a.safetensors", "base.safetensors", "--rank", "2"),
     "masks": ("mask", "magnitude", "a.safetensors", "--base", "base.safetensors"),
     "merge_basic": ("merge", "slerp", "a.safetensors", "b.safetensors"),
     "merge_dare": ("merge", "dare", "a.safetensors", "b.safetensors", "--base", "base.safetensors"),
+    "reports": ("report", "diff", "a.safetensors", "b.safetensors"),
 }
 
 
@@ -88,7 +90,7 @@ def test_each_plugin_works_with_the_core_alone(
 ) -> None:
     run = environment(name)
     assert f"daremerge-{name.replace('_', '-')}" in run("plugins")
-    output = "out.json" if name == "gradients" else "out.safetensors"
+    output = {"gradients": "out.json", "reports": "out.html"}.get(name, "out.safetensors")
     done = run(*METHODS[name], "-o", output)
     assert output in done
     assert (tmp_path / output).exists()

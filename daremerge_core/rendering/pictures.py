@@ -7,6 +7,7 @@ non-interactive backend is used, so no window system is needed and nothing globa
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError
 from ..values import Report
+from .text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
     from . import Theme
 
-__all__ = ["PALETTE", "draw", "need_matplotlib", "to_png"]
+__all__ = ["PALETTE", "draw", "need_matplotlib", "plain", "to_png"]
 
 DPI = 144
+LETTERS_PER_INCH = 13
+"""Of the words above a picture."""
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme: told apart by colour-blind readers, on white and on black."""
@@ -74,37 +78,62 @@ def style(theme: Theme) -> Any:
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.08,
+        "figure.constrained_layout.w_pad": 0.08,
     }
 
 
-def draw(figure: Callable[[], Figure], theme: Theme) -> bytes:
-    """One figure as PNG, the same bytes each time."""
+def draw(figure: Callable[[], Figure], theme: Theme, *, heading: str = "") -> bytes:
+    """One figure as PNG, the same bytes each time.
+
+    Args:
+        heading: words above it, where no page is there to say them.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with rc_context(style(theme)):
         drawn = figure()
         FigureCanvasAgg(drawn)
+        if heading:
+            _head(drawn, heading)
         held = io.BytesIO()
         drawn.savefig(held, format="png", dpi=DPI, metadata={"Software": ""})
     return held.getvalue()
 
 
+def plain(text: str) -> str:
+    """Text to put in a figure as it is: matplotlib takes what stands between two dollar signs for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _head(figure: Figure, heading: str) -> None:
+    """Words at the top left, with room made for them."""
+    width, height = figure.get_size_inches()
+    lines = [line for text in heading.splitlines() for line in textwrap.wrap(text, int(width * LETTERS_PER_INCH))]
+    figure.set_size_inches(width, height + 0.19 * len(lines))
+    figure.suptitle(plain("\n".join(lines)), x=0.08 / width, ha="left", fontsize=10)
+
+
 def to_png(report: Report, theme: Theme) -> bytes:
-    """All figures of a report, one below the other."""
+    """The title and all figures of a report with their captions, one below the other."""
     import numpy
     from matplotlib import image
 
-    pictures = [image.imread(io.BytesIO(draw(figure, theme)))[..., :3] for figure in report.figures.values()]
-    if len(pictures) == 1:
-        return draw(next(iter(report.figures.values())), theme)
+    captions = [printable(caption) for caption in report.figures]
+    captions[0] = f"{printable(report.title)}\n{captions[0]}"
+    drawn = [
+        draw(figure, theme, heading=caption) for caption, figure in zip(captions, report.figures.values(), strict=True)
+    ]
+    if len(drawn) == 1:
+        return drawn[0]
+    pictures = [image.imread(io.BytesIO(one))[..., :3] for one in drawn]
     width = max(picture.shape[1] for picture in pictures)
     paper = pictures[0][0, 0]
 
     def widened(picture: Any) -> Any:
         sheet = numpy.broadcast_to(paper, (picture.shape[0], width, 3)).copy()
-        left = (width - picture.shape[1]) // 2
-        sheet[:, left : left + picture.shape[1]] = picture
+        sheet[:, : picture.shape[1]] = picture
         return sheet
 
     held = io.BytesIO()

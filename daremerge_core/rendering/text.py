@@ -42,7 +42,7 @@ def is_number(report: Report, column: str) -> bool:
 def to_text(report: Report) -> str:
     """Title, paragraphs and the whole table, as plain text with a newline at the end."""
     parts = [f"{printable(report.title)}\n{'=' * len(printable(report.title))}"]
-    parts += [_wrapped(paragraph) for paragraph in paragraphs(report)]
+    parts += [_wrapped(paragraph, WIDTH) for paragraph in paragraphs(report)]
     if report.rows:
         parts.append(_table(report))
     return "\n\n".join(parts) + "\n"
@@ -54,13 +54,14 @@ def paragraphs(report: Report) -> list[str]:
     return ["\n".join(printable(line) for line in part.splitlines()) for part in found if part.strip()]
 
 
-def _wrapped(paragraph: str) -> str:
-    return "\n".join(
-        textwrap.fill(line, WIDTH, subsequent_indent=" " * (len(line) - len(line.lstrip())))
-        if len(line) > WIDTH
-        else line
-        for line in paragraph.splitlines()
-    )
+def _wrapped(paragraph: str, width: int) -> str:
+    """Lines of at most ``width`` letters; what goes on from a line stands two further in than a line that is set in."""
+    lines = []
+    for line in paragraph.splitlines():
+        indent = len(line) - len(line.lstrip())
+        further = " " * (indent + 2 if indent else 0)
+        lines.append(textwrap.fill(line, width, subsequent_indent=further) if len(line) > width else line)
+    return "\n".join(lines)
 
 
 def _table(report: Report) -> str:
@@ -93,7 +94,7 @@ def print_report(report: Report, stream: IO[str]) -> None:
     console.print(Text(printable(report.title), style="bold"))
     for paragraph in paragraphs(report):
         console.print()
-        console.print(Text(paragraph))
+        console.print(Text(_wrapped(paragraph, console.width)))
     if report.rows:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in columns(report):
