@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -64,7 +65,7 @@ class LoraReport(Reporter):
         architecture = architecture_of(lora)
         shown = {"tags": partial(_of_tags, found, self.limit), "size": partial(_of_blocks, rows)}
         return Report(
-            title=f"LoRA: {lora.name}",
+            title=f"LoRA: {Path(lora.name).name}",
             text=_text(architecture.title if architecture else "", facts, found, self.limit),
             rows=shown.get(self.show, partial(_of_modules, rows))(),
             data={**facts, "tags": _of_tags(found, None), "tags_reason": found.reason, "list": _of_modules(rows)},
@@ -231,7 +232,8 @@ def _norms(rows: Sequence[_Row]) -> Figure:
     grid = figure.subplots(len(parts), 1, squeeze=False)
     for number, (axes, (part, blocks)) in enumerate(zip(grid[:, 0], parts.items(), strict=True)):
         axes.bar(range(len(blocks)), list(blocks.values()), color=f"C{number}")
-        axes.set_xticks(range(len(blocks)), [_short(block) for block in blocks], rotation=90, fontsize=8)
+        names = [_short(block) for block in blocks]
+        axes.set_xticks(range(len(blocks)), names, fontsize=8, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_xlim(-0.6, len(blocks) - 0.4)
         axes.set_ylabel("norm of ΔW")
         axes.set_title(part, loc="left", fontweight="bold")

@@ -69,6 +69,16 @@ class Atlas:
         """The tensors of each role of each block."""
         return self._grouped(("block", "role"))
 
+    def laid_out(self, values: Mapping[Group, T]) -> dict[str, dict[str, dict[str, T]]]:
+        """Values of cells as part → block → role → value, for a map of them; with every block, whatever has a value."""
+        found: dict[str, dict[str, dict[str, T]]] = {}
+        for group in self.groups("block"):
+            found.setdefault(group.part, {})[group.block] = {}
+        for cell in self.cells():
+            if cell in values:
+                found[cell.part][cell.block][cell.role] = values[cell]
+        return found
+
     def _grouped(self, fields: Sequence[str]) -> dict[Group, list[str]]:
         found: dict[Group, list[str]] = {}
         for key, group in sorted(self._groups.items(), key=lambda item: self._rank(item[1], fields)):

@@ -15,7 +15,7 @@ from daremerge_core.rendering.pictures import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
@@ -27,6 +27,10 @@ ACROSS = 8.6
 """Inches of it that blocks share."""
 MARKS = ("o", "s", "^", "D")
 PART_COLOURS = {"unet": "C0", "clip": "C1", "vae": "C2", "lm": "C3", "other": "C5"}
+DECADES = 4
+"""A scale of powers of ten ends so many below its top: what is smaller still has the lowest colour."""
+ZERO = "#808080"
+"""Grey, where a scale of powers of ten has no place."""
 BROKEN = "#ffb000"
 """What is NaN or infinite: told from blue, red and grey by everybody."""
 
@@ -61,40 +65,41 @@ def panels(
 
 
 def heat_maps(
-    parts: Mapping[str, Mapping[str, Mapping[str, float]]],
+    parts: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     label: str,
     *,
     colours: Colormap | None = None,
     limits: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> Figure:
     """For each part a map of blocks × roles.
 
     Args:
-        parts: part → block → role → value; where there is no tensor there is no value, and the paper shows.
+        parts: part → block → role → value; where there is no tensor there is no value, and the paper shows, as it does
+            for None and for what is not finite.
         label: of the colour bar.
         limits: values of the first and the last colour; by default the least and the greatest there are.
+        log: a scale of powers of ten, :data:`DECADES` of them at most, on which zero is grey.
     """
     import numpy
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     roles = {
         part: _in_order_of_roles({role for row in blocks.values() for role in row}) for part, blocks in parts.items()
     }
     values = [value for blocks in parts.values() for row in blocks.values() for value in row.values()]
-    low, high = limits or (min(values, default=0.0), max(values, default=1.0))
+    scale = _scale([value for value in values if value is not None and math.isfinite(value)], limits, log=log)
     heights = [0.2 * len(found) + 0.1 for found in roles.values()]
-    figure = Figure(figsize=(WIDTH, sum(heights) + sum(map(room_below, map(list, parts.values()))) + 0.35 * len(parts)))
-    colours = colours or sequential()
-    scale = Normalize(low, high if high > low else low + 1.0)
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.95 * len(parts)))
+    colours = (colours or sequential()).with_extremes(under=ZERO)
     rows = _rows(figure, heights)
     for axes, (part, blocks) in zip(rows, parts.items(), strict=True):
         names = roles[part]
         grid = numpy.full((len(names), len(blocks)), numpy.nan)
         for column, row in enumerate(blocks.values()):
             for role, value in row.items():
-                grid[names.index(role), column] = value
+                grid[names.index(role), column] = _shown(value, scale, log=log)
         axes.imshow(grid, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.tick_params(length=0)
@@ -104,6 +109,28 @@ def heat_maps(
     if rows:
         figure.colorbar(ScalarMappable(scale, colours), ax=rows, label=label, fraction=0.03, pad=0.01, aspect=40)
     return figure
+
+
+def _scale(values: Sequence[float], limits: tuple[float, float] | None, *, log: bool) -> Normalize:
+    from matplotlib.colors import LogNorm, Normalize
+
+    if not log:
+        low, high = limits or (min(values, default=0.0), max(values, default=1.0))
+        return Normalize(low, high if high > low else low + 1.0)
+    positive = [value for value in values if value > 0]
+    top = max(positive, default=1.0)
+    low = max(min(positive, default=0.1), top / 10**DECADES)
+    return LogNorm(low if low < top else top / 10, top)
+
+
+def _shown(value: float | None, scale: Normalize, *, log: bool) -> float:
+    """A cell's number; NaN leaves it empty, and on a scale of powers of ten zero alone is below it."""
+    if value is None or not math.isfinite(value):
+        return math.nan
+    if not log:
+        return value
+    low, high = scale.vmin or 0.0, scale.vmax or 1.0
+    return low / 10 if value <= 0 else min(max(value, low), high)
 
 
 def _in_order_of_roles(found: Set[str]) -> list[str]:

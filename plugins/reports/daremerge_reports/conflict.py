@@ -287,7 +287,7 @@ class _Found:
         }
 
     def draw_matrices(self) -> Figure:
-        from .heatmap import matrices
+        from .curves import matrices
 
         whole = self.whole
         several = range(len(self.names))
@@ -295,15 +295,16 @@ class _Found:
         return matrices(self.names, {"cosine": (whole.cosines(), (-1, 1)), "sign conflict": (conflicts, (0, 1))})
 
     def draw_cells(self) -> Figure:
-        from .heatmap import heat_map
+        from .charts import heat_maps
 
         cells = self.sums(self.atlas.cells())
         shares = {cell: one.conflict if one.moved else None for cell, one in cells.items()}
         most = max((share for share in shares.values() if share), default=1.0)
-        return heat_map(self.atlas, shares, label="share of moved elements whose signs conflict", limits=(0, most))
+        label = "share of moved elements whose signs conflict"
+        return heat_maps(self.atlas.laid_out(shares), label, limits=(0, most))
 
     def draw_depth(self) -> Figure:
-        from .heatmap import curves
+        from .curves import curves
 
         blocks = self.sums(self.atlas.groups("block"))
         series = {name: {block: one.norm(i) for block, one in blocks.items()} for i, name in enumerate(self.names)}

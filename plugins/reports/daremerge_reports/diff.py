@@ -278,13 +278,14 @@ class _Found:
         }
 
     def draw_cells(self) -> Any:
-        from .heatmap import heat_map
+        from .charts import heat_maps
 
         cells = self.sums(self.atlas.cells())
-        return heat_map(self.atlas, {cell: one.relative for cell, one in cells.items()}, label="‖X − A‖ / ‖A‖")
+        found = self.atlas.laid_out({cell: one.relative for cell, one in cells.items()})
+        return heat_maps(found, "‖X − A‖ / ‖A‖ (grey: equal)", log=True)
 
     def draw_depth(self) -> Any:
-        from .heatmap import curves
+        from .curves import curves
 
         blocks = self.sums(self.atlas.groups("block"))
         series = {"": {block: one.relative for block, one in blocks.items()}}

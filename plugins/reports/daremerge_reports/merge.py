@@ -458,14 +458,15 @@ class _Found:
         }
 
     def draw_cells(self) -> Figure:
-        from .heatmap import heat_map
+        from .charts import heat_maps
 
         cells = self.sums(self.atlas.cells())
         values = {cell: work.relative if work else 0.0 for cell, work in cells.items()}
-        return heat_map(self.atlas, values, label="‖result − anchor‖ / ‖anchor‖ (grey: unchanged)")
+        label = "‖result − anchor‖ / ‖anchor‖ (grey: unchanged)"
+        return heat_maps(self.atlas.laid_out(values), label, log=True)
 
     def draw_ratios(self) -> Figure:
-        from .heatmap import curves
+        from .curves import curves
 
         ratios = self.ratios(self.atlas.groups("block"))
         means: dict[Group, float | None] = {block: math.fsum(found) / len(found) for block, found in ratios.items()}
@@ -474,7 +475,7 @@ class _Found:
         return curves(self.atlas, {"": means}, label=label, band=bands, within=(0, 1))
 
     def draw_norms(self) -> Figure:
-        from .heatmap import curves
+        from .curves import curves
 
         blocks = {block: work for block, work in self.sums(self.atlas.groups("block")).items() if work}
         after: dict[Group, float | None] = {block: work.norm_after for block, work in blocks.items()}

@@ -1,124 +1,26 @@
-"""Pictures over the blocks of a model: a heat map of blocks × roles, and curves over depth.
+"""Pictures of comparisons: curves over the depth of a model, and square matrices.
 
-Colours that are not data come from ``rcParams``. Data is in viridis, which colour-blind readers tell apart and which
+Colours that are not data come from ``rcParams``. Matrices are in viridis, which colour-blind readers tell apart and which
 stays in order when printed in grey.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .blocks import Atlas, Group, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
-__all__ = ["COLOURS", "curves", "heat_map", "matrices"]
+__all__ = ["curves", "matrices"]
 
 COLOURS = "viridis"
-ZERO = "#808080"
-"""Grey, where a scale of powers of ten has no place."""
 WIDTH = 10.5
 """Inches of a figure at most; a page shows that at about its own size."""
-CELL = 0.26
-"""Inches of a cell, where there is room."""
-NAMED = 48
-"""Blocks in a row that are all named; of more, every second or third is."""
-DECADES = 4
-"""A scale of powers of ten ends so many below its top: what is smaller still has the lowest colour."""
-
-_LABELS, _BAR = 1.0, 1.2
-"""Inches beside the cells."""
-
-
-def heat_map(
-    atlas: Atlas, values: Mapping[Group, float | None], *, label: str, limits: tuple[float, float] | None = None
-) -> Figure:
-    """Cells of blocks (across, in forward order) and roles (down), a field of them for each part.
-
-    Args:
-        values: by cell (see :meth:`Atlas.cells`); None, and what is not finite, is left empty. A part without any
-            number is not drawn.
-        label: what the colours mean.
-        limits: ends of an even scale; without them it is one of powers of ten, and zero is grey.
-    """
-    from matplotlib.figure import Figure
-
-    fields = _fields(atlas, {group.part for group, value in values.items() if value is not None})
-    norm = _norm([value for value in values.values() if value is not None and math.isfinite(value)], limits)
-    widest = max(len(field.blocks) for field in fields)
-    cell = min(CELL, (WIDTH - _LABELS - _BAR) / widest)
-    heights = [len(field.roles) * CELL + 1.25 for field in fields]
-    figure = Figure(figsize=(max(cell * widest + _LABELS + _BAR, 4.5), sum(heights)))
-    panels = figure.subplots(len(fields), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, field in zip(panels, fields, strict=True):
-        image = field.draw(axes, values, norm, widest)
-    bar = figure.colorbar(image, ax=list(panels), label=label, aspect=40, fraction=0.04, pad=0.01)
-    bar.outline.set_visible(False)
-    return figure
-
-
-class _Field(NamedTuple):
-    part: str
-    blocks: list[str]
-    roles: list[str]
-
-    def draw(self, axes: Axes, values: Mapping[Group, float | None], norm: Normalize, columns: int) -> AxesImage:
-        from matplotlib import colormaps
-
-        rows = [[values.get(Group(self.part, block, role)) for block in self.blocks] for role in self.roles]
-        cells = [[_shown(value, norm) for value in row] for row in rows]
-        colours = colormaps[COLOURS].with_extremes(under=ZERO)
-        image = axes.imshow(cells, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
-        step = math.ceil(len(self.blocks) / NAMED)
-        axes.set_xticks(range(0, len(self.blocks), step), self.blocks[::step], rotation=90, fontsize="x-small")
-        axes.set_yticks(range(len(self.roles)), self.roles)
-        axes.set_xlim(-0.5, columns - 0.5)
-        axes.set_title(self.part, loc="left")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return image
-
-
-def _fields(atlas: Atlas, drawn: Set[str]) -> list[_Field]:
-    """A field for each part that is drawn; for all of them where none is."""
-    blocks, roles = list(atlas.groups("block")), list(atlas.groups("role"))
-    return [
-        _Field(
-            part,
-            [group.block for group in blocks if group.part == part],
-            [group.role for group in roles if group.part == part],
-        )
-        for part in dict.fromkeys(group.part for group in blocks)
-        if part in drawn or not drawn
-    ]
-
-
-def _norm(values: Sequence[float], limits: tuple[float, float] | None) -> Normalize:
-    """The scale of colours."""
-    from matplotlib.colors import LogNorm, Normalize
-
-    if limits is not None:
-        return Normalize(*limits)
-    positive = [value for value in values if value > 0]
-    if not positive:
-        return LogNorm(0.1, 1)
-    top = max(positive)
-    low = max(min(positive), top / 10**DECADES)
-    return LogNorm(low if low < top else top / 10, top)
-
-
-def _shown(value: float | None, norm: Normalize) -> float:
-    """A cell's number; NaN leaves it empty, and below the scale is zero alone."""
-    if value is None or not math.isfinite(value):
-        return math.nan
-    low, high = norm.vmin or 0.0, norm.vmax or 1.0
-    return min(max(value, low), high) if value != 0 or low <= 0 else low / 10
 
 
 def curves(
