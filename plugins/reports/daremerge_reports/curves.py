@@ -1,7 +1,7 @@
 """Pictures of comparisons: curves over the depth of a model, and square matrices.
 
-Colours that are not data come from ``rcParams``. Matrices are in viridis, which colour-blind readers tell apart and which
-stays in order when printed in grey.
+Colours that are not data come from ``rcParams``. Matrices are in viridis, which colour-blind readers tell apart and
+which stays in order when printed in grey.
 """
 
 from __future__ import annotations
