@@ -258,16 +258,16 @@ def _measure(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> 
 def _make_ready(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> None:
     """Views on their device, and what is measured over several tensors measured."""
     device = resolve_device(settings.device)
-    for value in plan.views.values():
+    for value in plan.lazy():
         if hasattr(value, "device"):
             value.device = device
-    for value in plan.views.values():
+    for value in plan.lazy():
         if isinstance(value, TensorView):
             value.prepare(pool.run_in_order, advance=progress.advance)
 
 
 def _bytes_to_measure(plan: Plan) -> int:
-    prepared = [value for value in plan.views.values() if isinstance(value, TensorView)]
+    prepared = [value for value in plan.lazy() if isinstance(value, TensorView)]
     metas = (value.anchor.meta(key) for value in prepared for key in value.to_prepare())
     return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
 

@@ -75,6 +75,11 @@ class Plan:
             return MemoryModel({})
         return PackedMask(self.value) if self.kind == "mask" else self.value
 
+    def lazy(self) -> list[Any]:
+        """The values of all steps, those of recipes that are looked at too."""
+        inner = [value for one in self.inputs if isinstance(one.value, Plan) for value in one.value.lazy()]
+        return [*inner, *self.views.values()]
+
     @property
     def tensors(self) -> list[TensorMeta]:
         return [self.result.meta(key) for key in self.result.keys()]
@@ -98,7 +103,7 @@ class Plan:
 
     def unsettled(self) -> list[Unsettled]:
         """The models whose headers still depend on data, each after those it is made from."""
-        models = (value.model if isinstance(value, CastView) else value for value in self.views.values())
+        models = (value.model if isinstance(value, CastView) else value for value in self.lazy())
         return [model for model in models if isinstance(model, Unsettled) and model.to_settle()]
 
     def counts(self) -> tuple[int, Counter[str], Counter[str]]:

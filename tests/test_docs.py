@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pytest
 import torch
 from click.testing import Result
 
+from daremerge_core import MemoryModel
 from daremerge_core.testing import layouts, tiny_tensors
 from daremerge_core.testing.fixtures import save
+from daremerge_lora.testing import EXAMPLES, write_examples
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "writing-a-plugin.md"
@@ -42,6 +44,16 @@ def small_sd15(seed: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def files_of_a_reader(folder: Path, names: Iterable[str]) -> None:
+    """What a reader has under these names: LoRAs under those that the pages give to LoRAs, else checkpoints."""
+    stems = {Path(name).stem: index for index, name in enumerate(names)}
+    for stem, index in stems.items():
+        if stem not in EXAMPLES:
+            save(folder / f"{stem}.safetensors", small_sd15(index), {"format": "pt"})
+    if not EXAMPLES.keys().isdisjoint(stems):
+        write_examples(folder, MemoryModel(small_sd15(0)))
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
@@ -59,8 +71,7 @@ def commands(page: Path) -> list[list[str]]:
 def test_every_command_of_a_page_works(page: Path, cli: Callable[..., Result], tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     outputs = set(re.findall(r"(?:-o|path:) (\S+\.safetensors)", text))
-    for index, name in enumerate(sorted(set(re.findall(r"[\w-]+\.safetensors", text)) - outputs)):
-        save(tmp_path / name, small_sd15(index), {"format": "pt"})
+    files_of_a_reader(tmp_path, sorted(set(re.findall(r"[\w-]+\.safetensors", text)) - outputs))
     recipes = [block for block in blocks(page, "yaml") if "steps:" in block]
     if recipes:
         (tmp_path / "recipe.yaml").write_text(recipes[0], encoding="utf-8")
@@ -97,7 +108,7 @@ def test_the_python_of_the_page_on_masks_works(monkeypatch: pytest.MonkeyPatch, 
 def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:
     """Its two files, built into a wheel, give a command, a recipe step, and pass the suite it shows."""
     (project,) = blocks(GUIDE, "toml")
-    plugin, norm, tests = blocks(GUIDE, "python")
+    plugin, norm, report, tests = blocks(GUIDE, "python")
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()
     (source / "pyproject.toml").write_text(project)
@@ -113,7 +124,12 @@ def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:
         "steps: {m: {op: merge.power-lerp, a: a, b: b, power: 2}}\noutput: {step: m, path: recipe.safetensors}\n"
     )
     (tmp_path / "test_power_lerp.py").write_text(
-        tests + norm + "\n\nclass TestNormLerp(MergeMethodTests):\n    component = NormLerp\n    exact_ends = 'a'\n"
+        "from daremerge_core.testing import ReporterTests\n"
+        + tests
+        + norm
+        + "\n\nclass TestNormLerp(MergeMethodTests):\n    component = NormLerp\n    exact_ends = 'a'\n"
+        + report
+        + "\n\nclass TestLargestWeight(ReporterTests):\n    component = LargestWeight\n"
     )
 
     def run(*args: str) -> str:
@@ -145,8 +161,7 @@ def test_every_example_runs_by_the_command_in_it(example: Path, cli: Callable[..
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / example.name).write_text(text, encoding="utf-8")
     (tmp_path / "models").mkdir()
-    for index, name in enumerate(re.findall(r": ([\w-]+\.safetensors)", text)):
-        save(tmp_path / "models" / name, small_sd15(index))
+    files_of_a_reader(tmp_path / "models", re.findall(r": ([\w-]+\.safetensors)", text))
     words = [word.replace("~/models", "models") for word in shlex.split(line)]
     done = cli(*words[1:])
     assert done.exit_code == 0, done.output

@@ -233,8 +233,9 @@ class _Found:
             f"the moved elements, which hold {100 * whole.weighted:.4g} % of the movement. Adding the deltas cancels "
             f"{100 * whole.cancelled:.4g} % of the movement: that much is lost to a plain sum or mean, and is what "
             "electing signs (TIES) or keeping fewer changes of each model (DARE) can act on.\n\n"
-            "For comparison: deltas that have nothing to do with each other have cosines near 0, and where all "
-            f"{len(self.names)} models move, their signs conflict in {100 * self._by_chance():.4g} % of the elements."
+            "For comparison: deltas that have nothing to do with each other have cosines near 0, and where "
+            f"{'both' if len(self.names) == 2 else f'all {len(self.names)}'} models move, their signs conflict in "
+            f"{100 * self._by_chance():.4g} % of the elements."
         )
 
     def _by_chance(self) -> float:
@@ -298,7 +299,8 @@ class _Found:
 
         cells = self.sums(self.atlas.cells())
         shares = {cell: one.conflict if one.moved else None for cell, one in cells.items()}
-        return heat_map(self.atlas, shares, label="share of moved elements whose signs conflict", limits=(0, 1))
+        most = max((share for share in shares.values() if share), default=1.0)
+        return heat_map(self.atlas, shares, label="share of moved elements whose signs conflict", limits=(0, most))
 
     def draw_depth(self) -> Figure:
         from .heatmap import curves

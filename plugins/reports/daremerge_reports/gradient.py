@@ -72,7 +72,7 @@ def _range(ratios: Sequence[float | None]) -> str:
     if not known:
         return "no ratios, A as it is"
     low, high = min(known), max(known)
-    return f"ratio {low:g}" if low == high else f"ratios {low:g} to {high:g}"
+    return f"ratio {low:.4g}" if low == high else f"ratios {low:.4g} to {high:.4g}"
 
 
 def _text(ratios: Ratios, of_blocks: Mapping[Block, Sequence[float | None]]) -> str:
@@ -82,12 +82,12 @@ def _text(ratios: Ratios, of_blocks: Mapping[Block, Sequence[float | None]]) -> 
     counts = Counter(known)
     lines = [f"{len(known):,} of {how_many(len(ratios))} have a ratio, {len(counts):,} different ones in all."]
     if 1 < len(counts) < len(known):
-        common = (f"{ratio:g} ({how_many(count)})" for ratio, count in counts.most_common(3))
+        common = (f"{ratio:.4g} ({how_many(count)})" for ratio, count in counts.most_common(3))
         lines.append(f"Most often: {', '.join(common)}.")
     if without := len(ratios) - len(known):
         lines.append(f"{how_many(without)} without one stay as they are in A.")
     if outside := [ratio for ratio in known if not 0 <= ratio <= 1]:
-        lines.append(f"{len(outside):,} ratios outside 0 to 1 extrapolate: {min(outside):g} to {max(outside):g}.")
+        lines.append(f"{len(outside):,} ratios outside 0 to 1 extrapolate: {min(outside):.4g} to {max(outside):.4g}.")
     uneven = [block for block, found in of_blocks.items() if len(set(found)) > 1]
     lines.append(
         f"In {len(uneven)} of {len(of_blocks)} blocks the layers differ." if uneven else "All layers of a block agree."

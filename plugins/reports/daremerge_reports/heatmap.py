@@ -7,7 +7,7 @@ stays in order when printed in grey.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from .blocks import Atlas, Group, Line
@@ -42,13 +42,14 @@ def heat_map(
     """Cells of blocks (across, in forward order) and roles (down), a field of them for each part.
 
     Args:
-        values: by cell (see :meth:`Atlas.cells`); None, and what is not finite, is left empty.
+        values: by cell (see :meth:`Atlas.cells`); None, and what is not finite, is left empty. A part without any
+            number is not drawn.
         label: what the colours mean.
         limits: ends of an even scale; without them it is one of powers of ten, and zero is grey.
     """
     from matplotlib.figure import Figure
 
-    fields = _fields(atlas)
+    fields = _fields(atlas, {group.part for group, value in values.items() if value is not None})
     norm = _norm([value for value in values.values() if value is not None and math.isfinite(value)], limits)
     widest = max(len(field.blocks) for field in fields)
     cell = min(CELL, (WIDTH - _LABELS - _BAR) / widest)
@@ -84,8 +85,8 @@ class _Field(NamedTuple):
         return image
 
 
-def _fields(atlas: Atlas) -> list[_Field]:
-    cells = list(atlas.cells())
+def _fields(atlas: Atlas, drawn: Set[str]) -> list[_Field]:
+    """A field for each part that is drawn; for all of them where none is."""
     blocks, roles = list(atlas.groups("block")), list(atlas.groups("role"))
     return [
         _Field(
@@ -93,7 +94,8 @@ def _fields(atlas: Atlas) -> list[_Field]:
             [group.block for group in blocks if group.part == part],
             [group.role for group in roles if group.part == part],
         )
-        for part in dict.fromkeys(group.part for group in cells)
+        for part in dict.fromkeys(group.part for group in blocks)
+        if part in drawn or not drawn
     ]
 
 
@@ -130,7 +132,8 @@ def curves(
 ) -> Figure:
     """Numbers of blocks over depth, 0 at the first block of a forward pass and 1 at the last.
 
-    A single series has a curve for each network, in one panel; several have a panel for each network.
+    A single series has a curve for each network, in one panel; several have a panel for each network. A network that
+    has no numbers is not drawn.
 
     Args:
         series: by name, then by block.
@@ -139,7 +142,7 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    lines = atlas.lines()
+    lines = [line for line in atlas.lines() if any(_points(line, numbers, log=log) for numbers in series.values())]
     panels = len(lines) if len(series) > 1 and lines else 1
     figure = Figure(figsize=(8.0, 4.0) if panels == 1 else (WIDTH, 2.9 * math.ceil(panels / 2)))
     rows = math.ceil(panels / 2)
@@ -175,14 +178,18 @@ COLOURS_IN_CYCLE = 7
 def _draw_curve(
     axes: Axes, line: Line, numbers: Mapping[Group, float | None], colour: str, words: str, *, log: bool
 ) -> None:
-    points = [
+    if points := _points(line, numbers, log=log):
+        depths, heights = zip(*points, strict=True)
+        axes.plot(depths, heights, marker="o", markersize=3, color=colour, label=words)
+
+
+def _points(line: Line, numbers: Mapping[Group, float | None], *, log: bool) -> list[tuple[float, float]]:
+    """Depth and number of the blocks that have one, and one that the scale has a place for."""
+    return [
         (depth, value)
         for depth, block in zip(line.depths, line.blocks, strict=True)
         if (value := numbers.get(block)) is not None and math.isfinite(value) and (value > 0 or not log)
     ]
-    if points:
-        depths, heights = zip(*points, strict=True)
-        axes.plot(depths, heights, marker="o", markersize=3, color=colour, label=words)
 
 
 def _draw_band(axes: Axes, depths: Sequence[float], ranges: Iterable[tuple[float, float] | None], colour: str) -> None:

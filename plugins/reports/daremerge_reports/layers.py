@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from daremerge_core import Model, Report, Survey, TensorMeta
-from daremerge_core.rendering.pictures import plain
 
 from .order import words_of_shape
 from .statistics import Statistics
@@ -190,7 +189,6 @@ def _matrix(layer: Layer, scaling: Scaling, pool: Pool) -> Figure:
     width, height = _size(rows, columns)
     figure = Figure(figsize=(width + 1.6, height + 0.9))
     axes = figure.subplots()
-    axes.set_title(plain(layer.meta.key), fontsize=9, loc="left")
     known = values[values.isfinite()]
     if not known.numel() and not bool(layer.grid.broken.any()):
         axes.text(0.5, 0.5, "no elements" if not layer.meta.numel else "all zeros", ha="center", va="center")

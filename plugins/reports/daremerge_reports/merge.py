@@ -481,7 +481,10 @@ class _Found:
         if not self.subject.inputs:
             return curves(self.atlas, {"": after}, label="‖result − anchor‖", log=True)
         before = {block: work.norm_before for block, work in blocks.items()}
-        names = {"before: the inputs' deltas (root mean square)": before, "after: result − anchor": after}
+        subject = self.subject
+        first = ", ".join(subject.inputs) if len(subject.inputs) == 1 else "inputs (root mean square)"
+        origin = subject.base or subject.anchor
+        names = {f"before: {first} − {origin}": before, f"after: result − {subject.anchor}": after}
         return curves(self.atlas, names, label="norm", log=True)
 
 

@@ -13,7 +13,7 @@ import torch
 from click.testing import Result
 from torch import Tensor
 
-from daremerge_core import DaremergeError, Report, discover, open_model
+from daremerge_core import DaremergeError, Report, __version__, discover, open_model
 from daremerge_core.api import make_report, merge_recipe, plan_recipe, report_on
 from daremerge_core.engine import Settings
 from daremerge_core.errors import PlanError
@@ -263,6 +263,45 @@ def test_the_same_bytes_for_any_threads_memory_and_kernels(
         found = planned(models.folder, data, settings)
         rendered.add((to_json(found), to_text(found)))
     assert len(rendered) == 1
+
+
+GOLDEN = """\
+Planned: merged
+===============
+
+merge.halfway changed 25 % of the elements of 2 tensors, by a relative norm ‖result − a‖ / ‖a‖ of
+0.3922.
+
+Norms before and after:
+  ‖b − a‖ = 4
+  ‖result − a‖ = 2: 0.5 times the norm before
+
+Steps, the last first:
+  merged: merge.halfway: 2 tensors merged, 1 copied (I64 tensors pass through)
+
+Inputs; their identities are known once the merge is run:
+  a (a.safetensors)
+  b (b.safetensors)
+Planned with daremerge-core {version}, daremerge-fixture 1.0.
+
+part   block     merged  copied  ratio  before  after  after/before  relative change  changed  kept
+-----  --------  ------  ------  -----  ------  -----  ------------  ---------------  -------  ----
+other  blocks.0       1       0    0.5       4      2           0.5              0.4      0.5     1
+other  blocks.1       1       0    0.5       0      0                              0        0
+other  -              0       1
+"""
+
+
+def test_the_text(tmp_path: Path) -> None:
+    save(tmp_path / "a.safetensors", small([3.0, 4.0]))
+    save(tmp_path / "b.safetensors", small([3.0, 8.0]))
+    found = planned(tmp_path, recipe(merged={**HALF, "ratio": 0.5}))
+    assert to_text(found) == GOLDEN.format(version=__version__)
+
+
+def small(first: list[float]) -> dict[str, Tensor]:
+    weights = {"blocks.0.to_q.weight": torch.tensor(first), "blocks.1.to_q.weight": torch.tensor([1.0, 0.0])}
+    return {**weights, "n": torch.arange(2)}
 
 
 @pytest.mark.parametrize("step", [HALF, {"op": "edit.negate", "model": "a"}, {**HALF, "ratio": 1.0}])
