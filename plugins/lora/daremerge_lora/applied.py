@@ -13,7 +13,7 @@ from daremerge_core import Span
 from .deltas import Change, Swapped, bias_change, has_weight, magnitude, read_change
 from .formats import LoraFile
 from .modules import Module, Target
-from .targets import Matching
+from .targets import Matching, Part, locate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,22 +131,22 @@ class Step:
 
 
 def steps(
-    found: Sequence[tuple[LoraFile, Matching, float]], strength_at: Callable[[str], float]
+    found: Sequence[tuple[LoraFile, Matching, float]], strength_of: Callable[[Part], float]
 ) -> Mapping[str, Sequence[Step]]:
     """Tensor's name → the changes made to it, in the order of the LoRAs.
 
     Args:
         found: each LoRA with its targets and its strength.
-        strength_at: a factor for the strengths of all changes of one tensor.
+        strength_of: a factor for the strengths in one network.
     """
     by_key: dict[str, list[Step]] = {}
     for lora, matching, strength in found:
         for name, target in matching.targets.items():
             module = lora.modules[name]
+            part, _, _ = locate(name)
+            total = strength * strength_of(part)
             if has_weight(module):
-                one = Step(lora, module, target, strength * strength_at(target.key), is_bias=False)
-                by_key.setdefault(target.key, []).append(one)
+                by_key.setdefault(target.key, []).append(Step(lora, module, target, total, is_bias=False))
             if "diff_b" in module.tensors:
-                one = Step(lora, module, target, strength * strength_at(target.bias), is_bias=True)
-                by_key.setdefault(target.bias, []).append(one)
+                by_key.setdefault(target.bias, []).append(Step(lora, module, target, total, is_bias=True))
     return by_key

@@ -29,7 +29,7 @@ from daremerge_lora.tools.extract import Extract
 from daremerge_lora.tools.merge import Merge
 from daremerge_lora.tools.resize import Resize
 
-from .checkpoints import small, tensors_of
+from .checkpoints import FEW, small, tensors_of
 
 
 def tiny_lora(seed: int = 0, *, dora: bool = False) -> MemoryModel:
@@ -115,7 +115,7 @@ def catalog() -> Catalog:
 def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A small SD 1.5, a tune of it, and two LoRAs, as files."""
     folder = tmp_path_factory.mktemp("files")
-    base = small(side=24, dtype=torch.float16)
+    base = small(side=24, dtype=torch.float16, only=FEW)
     write_model(folder / "base.safetensors", tensors_of(base), {"format": "pt"})
     write_examples(folder, base)
     tuned = Apply(model=base, loras=[open_model(folder / "style.safetensors"), random_lora(base, rank=30, seed=8)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daremerge_core import MemoryModel, Span
@@ -146,6 +146,7 @@ class TestChange:
         return deltas.read_change(lora, module)
 
     @given(ends=st.tuples(st.integers(0, OUT * IN - 1), st.integers(0, OUT * IN - 1)).map(sorted))
+    @settings(max_examples=15)
     def test_spans_are_cut_from_the_whole(self, case: str, ends: list[int]) -> None:
         change = self.change(case)
         span = Span(ends[0], ends[1] + 1)

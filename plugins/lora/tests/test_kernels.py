@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daremerge_lora import kernels
@@ -27,6 +27,7 @@ class TestRows:
         torch.testing.assert_close(kernels.product_rows(up, down, 0, out).double(), expected, rtol=1e-5, atol=1e-5)
 
     @given(cuts=st.tuples(st.integers(0, 400), st.integers(0, 400)).map(sorted))
+    @settings(max_examples=20)
     def test_a_cut_has_the_bits_of_the_whole(self, cuts: list[int]) -> None:
         """At this width a tile is 65 rows, and the last one is of 10."""
         start, stop = cuts[0], cuts[1] + 1
@@ -34,13 +35,12 @@ class TestRows:
         rows = kernels.product_rows(up, down, start, stop)
         assert torch.equal(rows, kernels.product_rows(up, down, 0, 401)[start:stop])
 
-    @given(cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)).map(sorted))
-    def test_of_a_hadamard_product_too(self, cuts: list[int]) -> None:
-        start, stop = cuts[0], cuts[1] + 1
+    def test_of_a_hadamard_product_too(self) -> None:
         first, second = ((randn(201, 3, seed=s), randn(3, 1000, seed=s + 1)) for s in (0, 2))
         whole = kernels.hadamard_rows(first, second, 0, 201)
         torch.testing.assert_close(whole, (first[0] @ first[1]) * (second[0] @ second[1]))
-        assert torch.equal(kernels.hadamard_rows(first, second, start, stop), whole[start:stop])
+        for start, stop in ((0, 1), (64, 66), (65, 130), (3, 201), (200, 201)):
+            assert torch.equal(kernels.hadamard_rows(first, second, start, stop), whole[start:stop])
 
     @given(sizes=st.tuples(*[st.integers(1, 6)] * 4), cut=st.tuples(st.integers(0, 35), st.integers(0, 35)).map(sorted))
     def test_a_kronecker_product_is_torchs(self, sizes: tuple[int, int, int, int], cut: list[int]) -> None:

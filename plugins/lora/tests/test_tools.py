@@ -23,13 +23,14 @@ from daremerge_lora.tools.extract import Extract
 from daremerge_lora.tools.merge import Merge
 from daremerge_lora.tools.resize import Resize
 
+from .checkpoints import FEW as PARTS
 from .checkpoints import difference, small, tensors_of
 from .oracles import peft_module
 
-MODEL = small(side=10)
+MODEL = small(side=10, only=PARTS)
 BEFORE = tensors_of(MODEL)
 TARGETS = match(open_lora(random_lora(MODEL, rank=1)), MODEL).targets
-FEW = [name for index, name in enumerate(TARGETS) if index % 25 == 0]
+FEW = [name for index, name in enumerate(TARGETS) if index % 3 == 0]
 """Some modules, convolutions of 3 x 3 and of 1 x 1 among them."""
 
 
@@ -226,7 +227,7 @@ class TestResize:
     def test_in_diffusers_names_the_scale_goes_into_the_factors(self, rank: dict[str, float]) -> None:
         """PEFT's configuration in the metadata scaled the old factors, and must not scale the new ones."""
         plain = random_lora(MODEL, rank=3, names="diffusers", seed=1)
-        keys = [key for index, key in enumerate(plain.keys()) if index % 20 < 2]
+        keys = [key for index, key in enumerate(plain.keys()) if index % 8 < 2]
         said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 12, "text_encoder.lora_alpha": 12})}
         lora = MemoryModel({key: plain.read(key).float() for key in keys}, said)
         whole, after = deltas(lora), made(Resize(lora=lora, **rank))
@@ -299,7 +300,7 @@ class TestExtract:
         for name, one in lora.modules.items():
             delta = (model.read(TARGETS[name].key).double() - BEFORE[TARGETS[name].key].double()).flatten(1)
             squares = torch.linalg.svdvals(delta).square()
-            assert lora.rank(one) == int((squares.cumsum(0) < 0.7 * squares.sum()).sum()) + 1
+            assert lora.rank(one) == min(int((squares.cumsum(0) < 0.7 * squares.sum()).sum()) + 1, 10)
 
     def test_layers_that_hardly_change_may_be_left_out(self) -> None:
         assert not made(Extract(tuned=tuned(), base=MODEL, min_diff=10.0)).keys()

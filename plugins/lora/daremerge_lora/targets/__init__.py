@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .architectures import ARCHITECTURES, PARTS, Architecture, Part, locate
-from .matching import Matching, architecture_of, match, module_names
+from .matching import Matching, architecture_in, architecture_of, match, module_names
 
 __all__ = [
     "ARCHITECTURES",
@@ -11,6 +11,7 @@ __all__ = [
     "Architecture",
     "Matching",
     "Part",
+    "architecture_in",
     "architecture_of",
     "locate",
     "match",

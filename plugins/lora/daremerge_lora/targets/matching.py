@@ -17,7 +17,7 @@ from .architectures import ARCHITECTURES, PARTS, Architecture, locate
 from .checkpoints import Checkpoint, survey
 from .tables import Entry, Found
 
-__all__ = ["Matching", "architecture_of", "match", "module_names"]
+__all__ = ["Matching", "architecture_in", "architecture_of", "match", "module_names"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,12 @@ def _misfit(lora: LoraFile, module: Module, model: Model, keys: frozenset[str], 
 
 def _shown(shape: tuple[int, ...] | list[int]) -> str:
     return str(tuple(shape))
+
+
+def architecture_in(model: Model) -> Architecture | None:
+    """The architecture of a checkpoint; None for one that is not known."""
+    checkpoint = survey(model)
+    return None if checkpoint is None else checkpoint.architecture
 
 
 def architecture_of(lora: LoraFile) -> Architecture | None:

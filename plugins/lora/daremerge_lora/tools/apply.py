@@ -87,13 +87,9 @@ class Apply(ModelEdit):
 
     @cached_property
     def _steps(self) -> Mapping[str, Sequence[Step]]:
-        from daremerge_core.decisions import detect_layout
-
-        layout = detect_layout(self.model)
-        factors = {"unet": self.unet_strength, "clip": self.clip_strength}
         strengths = self.strengths or [1.0] * len(self.loras)
         found = [(lora, matching, strength) for (lora, matching), strength in zip(self._found, strengths, strict=True)]
-        return steps(found, lambda key: factors.get(layout.place(key).part, 1.0))
+        return steps(found, lambda part: self.unet_strength if part == "unet" else self.clip_strength)
 
     @cached_property
     def _recent(self) -> Recent:

@@ -18,7 +18,7 @@ from ..factors.modules import Decomposition, DenseModule, Extra, FullModule, Kee
 from ..formats import Writable
 from ..made import MadeLora, NewModule
 from ..modules import Target
-from ..targets import module_names
+from ..targets import architecture_in, module_names
 from .sources import is_convolution
 
 if TYPE_CHECKING:
@@ -82,12 +82,11 @@ class Extract(LoraTool):
         return self
 
     def lora(self) -> Model:
+        tuned, base = architecture_in(self.tuned), architecture_in(self.base)
+        if tuned != base:
+            titles = [one.title if one else "of no known architecture" for one in (tuned, base)]
+            raise ValueError(f"tuned is {titles[0]} and base is {titles[1]}: they must be of one architecture")
         layout = detect_layout(self.tuned)
-        theirs = detect_layout(self.base)
-        if layout.arch != theirs.arch:
-            raise ValueError(
-                f"tuned is {layout.arch} and base is {theirs.arch}: a LoRA is of models of one architecture"
-            )
         names: Writable = self.format
         chosen = self._chosen({key: layout.place(key).part for key in self.tuned.keys()})
         modules = [
@@ -99,7 +98,7 @@ class Extract(LoraTool):
             raise ValueError("nothing is selected that a LoRA could change")
 
         def metadata(made: Sequence[NewModule]) -> Mapping[str, str]:
-            return provenance.of_extraction(layout.arch, made)
+            return provenance.of_extraction(tuned.name if tuned else "", made)
 
         return MadeLora(modules, format=names, dtype=self._dtype(), metadata=metadata)
 
