@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from daremerge_core.components import Component
     from daremerge_core.plan import Plan
 
+SHOWN = 3
+"""How many reasons a warning gives."""
+
 
 @hookimpl
 def daremerge_components() -> list[type[Component]]:
@@ -40,7 +43,7 @@ def daremerge_commands(cli: click.Group) -> None:
 
 @hookimpl
 def daremerge_planned(plan: Plan) -> list[str]:
-    """A warning for each LoRA that a model has no place for all of, where that is allowed."""
+    """A warning for what of a LoRA a model has no place for, where that is allowed."""
     return list(_left_out(plan))
 
 
@@ -49,5 +52,5 @@ def _left_out(plan: Plan) -> Iterator[str]:
         component = getattr(value, "component", None)
         lines = component.unmatched if isinstance(component, Apply) else ()
         if lines:
-            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-            yield f"step {name!r}: the model has no place for {'; '.join(lines[:3])}{more}"
+            more = f"; and for {len(lines) - SHOWN} more reasons" if len(lines) > SHOWN else ""
+            yield f"step {name!r} leaves out what the model has no place for: {'; '.join(lines[:SHOWN])}{more}"

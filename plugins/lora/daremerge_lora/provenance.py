@@ -15,8 +15,8 @@ from .made import NewModule
 
 __all__ = ["of_extraction", "of_merge", "of_resize"]
 
-_BASE_VERSIONS = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd3": "sd3", "flux": "flux1"}
-"""What kohya's scripts write in ``ss_base_model_version``, by architecture."""
+_BASE_VERSIONS = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
+"""What kohya's scripts write in ``ss_base_model_version``, where the architecture tells. (SD 2 has two versions.)"""
 
 _SPECIFIED = {"sd15": "stable-diffusion-v1/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
 """``modelspec.architecture`` where one name covers all models of an architecture."""

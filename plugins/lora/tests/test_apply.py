@@ -141,7 +141,7 @@ class TestWhatFindsNoTensor:
         return MemoryModel(tensors)
 
     def test_is_an_error_that_lists_it(self) -> None:
-        with pytest.raises(DaremergeError, match="no place for 2 parts") as caught:
+        with pytest.raises(DaremergeError, match="no place for a part of the LoRAs") as caught:
             applied(self.strangers())
         assert "lora_unet_no_such_layer" in str(caught.value)
         assert "surprise" in str(caught.value)
@@ -155,6 +155,13 @@ class TestWhatFindsNoTensor:
     def test_a_checkpoint_is_no_lora(self) -> None:
         with pytest.raises(DaremergeError, match="holds no LoRA module"):
             applied(MODEL)
+
+    def test_a_reason_is_told_once_with_its_number(self) -> None:
+        sdxl = random_lora(small("sdxl", side=4), rank=1)
+        first, *_ = Apply(model=MODEL, loras=[sdxl], allow_unmatched=True).unmatched
+        assert "modules, such as lora_" in first
+        with pytest.raises(DaremergeError, match=r"is for SDXL, and the model is Stable Diffusion 1\.5"):
+            applied(sdxl)
 
 
 def dora(seed: int = 3) -> MemoryModel:

@@ -13,7 +13,7 @@ from daremerge_core.errors import PlanError
 
 from ..applied import Recent, Step, steps
 from ..formats import LoraFile
-from ..targets import Matching, match
+from ..targets import Matching, architecture_in, architecture_of, match
 from .sources import opened
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Apply"]
 
-SHOWN = 5
-"""How many names a message lists."""
+SHOWN = 10
+"""How many reasons a message lists."""
 
 
 class Apply(ModelEdit):
@@ -74,7 +74,7 @@ class Apply(ModelEdit):
 
     @cached_property
     def unmatched(self) -> Sequence[str]:
-        """What of the LoRAs has no effect, one line each: modules without a tensor, tensors that no module explains."""
+        """What of the LoRAs has no effect, a line for each reason: modules without a tensor, tensors of no module."""
         return [line for lora, matching in self._found for line in _unmatched(lora, matching)]
 
     @cached_property
@@ -98,16 +98,33 @@ class Apply(ModelEdit):
     def _check_unmatched(self) -> None:
         lines = () if self.allow_unmatched else self.unmatched
         if lines:
+            self._check_architectures()
             shown = "\n".join(f"  {line}" for line in lines[:SHOWN])
-            more = f"\n  … and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            more = f"\n  … and {len(lines) - SHOWN} more reasons" if len(lines) > SHOWN else ""
             raise PlanError(
-                f"the model has no place for {len(lines)} parts of the LoRAs:\n{shown}{more}",
-                hint="Is the LoRA for another architecture? To leave these parts out, pass --allow-unmatched.",
+                f"the model has no place for a part of the LoRAs:\n{shown}{more}",
+                hint="To leave that part out, pass --allow-unmatched.",
             )
+
+    def _check_architectures(self) -> None:
+        mine = architecture_in(self.model)
+        for lora, _ in self._found:
+            theirs = architecture_of(lora)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise PlanError(f"{lora.name} is for {theirs.title}, and the model is {mine.title}")
 
 
 def _unmatched(lora: LoraFile, matching: Matching) -> Iterator[str]:
-    for name in matching.unmatched:
-        yield f"{lora.name}: {name}: {matching.reasons[name]}"
-    for key in lora.unknown:
-        yield f"{lora.name}: {key}: belongs to no module that is understood"
+    """A line for each reason: how many modules, or tensors, it is of, and some names."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in matching.reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in sorted(by_reason.items(), key=lambda one: -len(one[1])):
+        yield f"{lora.name}: {_some(names, 'module')}: {reason}"
+    if lora.unknown:
+        yield f"{lora.name}: {_some(lora.unknown, 'tensor')}: of no kind that is understood"
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    """``module x``, or ``12 modules, such as x``."""
+    return f"{what} {names[0]}" if len(names) == 1 else f"{len(names)} {what}s, such as {names[0]}"
