@@ -246,7 +246,7 @@ class Component(BaseModel):
         validate_default=True,
         validate_by_name=True,
         validate_by_alias=True,
-        use_attribute_docstrings=True,
+        defer_build=True,
     )
 
     kind: ClassVar[str] = ""

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    import click
-
+    from .cli.main import Lazy
     from .components import Component
     from .engine import Summary
     from .layout import LayoutSpec
@@ -66,5 +65,6 @@ class Hooks:
         """A run has ended and its output is in place."""
 
     @hookspec
-    def daremerge_commands(self, cli: click.Group) -> None:
-        """Add commands of the plugin's own to the command line. Import what is heavy inside the command."""
+    def daremerge_commands(self, cli: Lazy) -> None:
+        """Add commands of the plugin's own to the command line: ``cli.command``, or ``cli.add_lazy("name",
+        "my_plugin.cli:command", "What it does.")``, which imports a module only when its command runs."""

@@ -48,23 +48,34 @@ class Shown(click.ClickException):
 class Lazy(click.Group):
     """A group whose commands are imported when they run."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._elsewhere: dict[str, tuple[str, str]] = {}
+        for name, (module, text) in COMMANDS.items():
+            self.add_lazy(name, f"{__package__}.{module}:{name}_command", text)
+
+    def add_lazy(self, name: str, target: str, help: str) -> None:
+        """Add a command that lies at ``module:attribute``, imported when it runs; ``help`` is a line."""
+        self._elsewhere[name] = (target, help)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(set(super().list_commands(ctx)) - set(COMMANDS))]
+        own = {*super().list_commands(ctx), *self._elsewhere} - set(COMMANDS)
+        return [*COMMANDS, *sorted(own)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in COMMANDS:
-            module, _ = COMMANDS[cmd_name]
-            command = getattr(import_module(f".{module}", __package__), f"{cmd_name}_command")
+        if cmd_name in self._elsewhere:
+            target, _ = self._elsewhere[cmd_name]
+            module, _, attribute = target.partition(":")
+            command = getattr(import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        own = sorted(set(super().list_commands(ctx)) - set(COMMANDS))
-        rows += [(name, self.commands[name].get_short_help_str(80)) for name in own]
+        helps = {name: text for name, (_, text) in self._elsewhere.items()}
+        helps |= {name: command.get_short_help_str(80) for name, command in self.commands.items()}
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([(name, helps[name]) for name in self.list_commands(ctx)])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from ..catalog import shipped_by

@@ -1,4 +1,4 @@
-"""``daremerge lora tags`` and ``daremerge lora info``: what a LoRA file says of itself."""
+"""``daremerge lora``: the tools, and ``tags`` and ``info``, which say what a LoRA file says of itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from daremerge_core.catalog import discover
 from daremerge_core.cli.show import printable, table
+from daremerge_core.cli.step import Components
 from daremerge_core.sizes import format_size
 from daremerge_core.stores import open_model
 from daremerge_core.values import Model
@@ -19,7 +20,7 @@ from .formats import open_lora
 from .metadata import Tags, info, tags
 from .targets import ARCHITECTURES, PARTS
 
-__all__ = ["info_command", "tags_command"]
+__all__ = ["info_command", "lora_command", "tags_command"]
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -126,3 +127,10 @@ def _value(value: Any, names: Any) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}… ({len(text)} characters)"
+
+
+lora_command = Components(
+    "lora", help="Look into LoRAs, put them into models, merge, resize, extract and convert them."
+)
+lora_command.add_command(info_command)
+lora_command.add_command(tags_command)

@@ -15,8 +15,7 @@ from .tools.merge import Merge
 from .tools.resize import Resize
 
 if TYPE_CHECKING:
-    import click
-
+    from daremerge_core.cli.main import Lazy
     from daremerge_core.components import Component
     from daremerge_core.plan import Plan
 
@@ -30,15 +29,8 @@ def daremerge_components() -> list[type[Component]]:
 
 
 @hookimpl
-def daremerge_commands(cli: click.Group) -> None:
-    from daremerge_core.cli.step import Components
-
-    from .cli import info_command, tags_command
-
-    group = Components("lora", help="Look into LoRAs, put them into models, merge, resize, extract and convert them.")
-    group.add_command(info_command)
-    group.add_command(tags_command)
-    cli.add_command(group)
+def daremerge_commands(cli: Lazy) -> None:
+    cli.add_lazy("lora", "daremerge_lora.cli:lora_command", "LoRAs: look into, apply, merge, resize, extract, convert.")
 
 
 @hookimpl

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from daremerge_core import Layout, LoraRef, Report, Reporter, Survey
+from daremerge_core import LoraRef, Report, Reporter
 from daremerge_core.layout import detect
 from daremerge_core.layout.published import published
 
 from .deltas import has_weight, read_change
 from .formats import LoraFile, open_lora
-from .metadata import Tags, info, tags
 from .modules import Module
 from .targets import PARTS, architecture_of, locate, match
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from daremerge_core import Layout, Survey
+
+    from .metadata import Tags
 
 __all__ = ["LoraReport"]
 
@@ -58,6 +61,8 @@ class LoraReport(Reporter):
     limit: int = Field(10, ge=1, description="How many tags are shown.")
 
     def report(self, survey: Survey) -> Report:
+        from .metadata import info, tags
+
         lora = open_lora(self.lora_file)
         found = tags(lora.model.metadata)
         rows = _rows(lora, survey)

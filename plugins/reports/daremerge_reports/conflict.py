@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from daremerge_core import DaremergeError, Layout, Model, ModelRef, Report, Reporter, Survey
+from daremerge_core import DaremergeError, ModelRef, Report, Reporter
 from daremerge_core.dtypes import FLOATS
 
 from .adding import added
@@ -20,6 +20,7 @@ from .names import name_models
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from daremerge_core import Layout, Model, Survey
     from daremerge_core.survey import Block
 
 __all__ = ["Conflict", "Tension"]

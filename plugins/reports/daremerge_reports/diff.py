@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from daremerge_core import DaremergeError, Layout, Model, ModelRef, Report, Reporter, Survey
+from daremerge_core import DaremergeError, ModelRef, Report, Reporter
 from daremerge_core.dtypes import FLOATS
 
 from .blocks import Atlas, By, Group, some
 from .names import name_models
 
 if TYPE_CHECKING:
+    from daremerge_core import Layout, Model, Survey
     from daremerge_core.survey import Block
 
 __all__ = ["Diff", "Difference"]

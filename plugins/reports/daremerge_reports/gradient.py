@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from daremerge_core import Gradient, GradientRef, Layout, Report, Reporter, Survey
+from daremerge_core import GradientRef, Report, Reporter
 
 from .order import Block, by_block, by_part, how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from daremerge_core import Gradient, Layout, Survey
 
 __all__ = ["GradientReport"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from daremerge_core import Layout, Model, ModelRef, Report, Reporter, Survey, TensorMeta
+from daremerge_core import ModelRef, Report, Reporter
 from daremerge_core.dtypes import BYTES, FLOATS
 from daremerge_core.layout import PARTS
 from daremerge_core.sizes import format_size
@@ -24,6 +24,8 @@ from .statistics import together
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from daremerge_core import Layout, Model, Survey, TensorMeta
 
     from .kernels import Health
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from daremerge_core import Model, Report, Survey, TensorMeta
+from daremerge_core import Report
 
 from .order import words_of_shape
 from .statistics import Statistics
@@ -16,6 +16,8 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
+
+    from daremerge_core import Model, Survey, TensorMeta
 
     from .kernels import Grid
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from daremerge_core import Layout, Mask, MaskRef, Report, Reporter, Survey
+from daremerge_core import MaskRef, Report, Reporter
 
 from .order import Block, by_block, by_part, by_role, how_many, words, words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from daremerge_core import Layout, Mask, Survey
 
 __all__ = ["MaskReport"]
 

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from daremerge_core import DaremergeError, Model, RecipeRef, Report, Reporter, Survey
+from daremerge_core import DaremergeError, RecipeRef, Report, Reporter
 from daremerge_core.components import Component, ports
 from daremerge_core.decisions import Action, Decision, tally
 from daremerge_core.dtypes import torch_dtype
 from daremerge_core.errors import PlanError
-from daremerge_core.plan import Plan
 from daremerge_core.recipe import METADATA_KEY
 from daremerge_core.values import TensorMeta
-from daremerge_core.views import GradientView, MaskView, ModelView
 
 from .adding import added
 from .blocks import Atlas, By, Group, some
@@ -29,7 +27,10 @@ from .names import name_models
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from daremerge_core import Model, Survey
+    from daremerge_core.plan import Plan
     from daremerge_core.survey import Block
+    from daremerge_core.views import ModelView
 
 __all__ = ["MergeReport", "Work"]
 
@@ -197,6 +198,8 @@ class MergeReport(Reporter):
     by: By = Field("block", description="What a row of the table is: a part, a block, a role of a part, or a tensor.")
 
     def report(self, survey: Survey) -> Report:
+        from daremerge_core.views import ModelView
+
         plan: Plan = self.recipe
         if plan.kind != "model":
             raise DaremergeError(
@@ -325,6 +328,8 @@ def _step(name: str, component: Component, value: Any) -> dict[str, Any]:
 
 def _did(value: Any) -> str:
     """What a step did, in tensors."""
+    from daremerge_core.views import GradientView, MaskView, ModelView
+
     if isinstance(value, ModelView):
         changed, copied, left_out = tally(value.decisions)
         words = [f"{changed} tensors {'merged' if value.component.kind == 'merge' else 'edited'}"]
