@@ -13,12 +13,14 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ...values import TensorMeta
+from ...values import Span, TensorMeta
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["NAMES", "load", "published"]
+    from torch import Tensor
+
+__all__ = ["NAMES", "HeaderModel", "load", "published"]
 
 NAMES: tuple[str, ...] = ("sd15", "sdxl", "sd3", "flux-dev")
 """The checkpoints there are."""
@@ -40,3 +42,26 @@ def published(arch: str) -> Mapping[str, TensorMeta] | None:
     """The published checkpoint of an architecture (:attr:`Layout.arch`), or None where none is known."""
     name = _OF_ARCHITECTURE.get(arch)
     return None if name is None else MappingProxyType(load(name))
+
+
+class HeaderModel:
+    """A model that has headers and no data: for what is known, or must go wrong, before any data is read."""
+
+    def __init__(self, metas: Mapping[str, TensorMeta]) -> None:
+        """``metas``: such as :func:`load` gives."""
+        self._metas = dict(metas)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {}
+
+    def keys(self) -> Sequence[str]:
+        return list(self._metas)
+
+    def meta(self, key: str) -> TensorMeta:
+        return self._metas[key]
+
+    def read(self, key: str, span: Span | None = None) -> Tensor:
+        raise AssertionError("only headers may be read here")
+
+    def close(self) -> None: ...

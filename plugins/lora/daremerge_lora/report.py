@@ -14,7 +14,7 @@ from pydantic import Field
 
 from daremerge_core import LoraRef, Report, Reporter
 from daremerge_core.layout import detect
-from daremerge_core.layout.published import published
+from daremerge_core.layout.published import HeaderModel, published
 
 from .deltas import has_weight, read_change
 from .formats import LoraFile, open_lora
@@ -102,33 +102,13 @@ def _scratch(lora: LoraFile, module: Module) -> int:
     return 3 * held if module.family == "lora" else 3 * held + 12 * math.prod(lora.shape(module))
 
 
-class _Headers:
-    """The published checkpoint of an architecture: what a LoRA's modules are looked up in."""
-
-    metadata: Mapping[str, str] = {}
-
-    def __init__(self, metas: Mapping[str, Any]) -> None:
-        self._metas = metas
-
-    def keys(self) -> Sequence[str]:
-        return list(self._metas)
-
-    def meta(self, key: str) -> Any:
-        return self._metas[key]
-
-    def read(self, key: str, span: Any = None) -> Any:
-        raise TypeError("headers hold no data")
-
-    def close(self) -> None: ...
-
-
 def _targets(lora: LoraFile) -> tuple[Mapping[str, str], Layout | None]:
     """Module's name → the tensor it changes in a published checkpoint, and that checkpoint's layout."""
     architecture = architecture_of(lora)
     metas = published(architecture.name) if architecture is not None else None
     if metas is None:
         return {}, None
-    found = match(lora, _Headers(metas)).targets
+    found = match(lora, HeaderModel(metas)).targets
     return {name: target.key for name, target in found.items()}, detect(metas)
 
 
