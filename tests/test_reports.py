@@ -247,6 +247,42 @@ class TestCommand:
         assert not (models.folder / "r.json").exists()
 
 
+class TestBesideARun:
+    """``--report``: the report of what was done, beside what was made."""
+
+    def test_it_tells_of_the_finished_file(self, cli: Cli, models: SimpleNamespace) -> None:
+        done = cli("merge", "halfway", "a.safetensors", "b.safetensors", "-o", "m.safetensors", "--report", "m.json")
+        assert done.exit_code == 0, done.output
+        told = json.loads((models.folder / "m.json").read_text())
+        assert told["data"]["finished"]
+        again = cli("report", "merge", "m.safetensors", "-o", "again.json")
+        assert again.exit_code == 0, again.output
+        assert json.loads((models.folder / "again.json").read_text()) == told
+
+    @pytest.mark.parametrize("step", ["{op: mask.positive, model: a}", "{op: lora.longest, model: a}"])
+    def test_where_there_is_nothing_to_tell_nothing_is_made(self, cli: Cli, models: SimpleNamespace, step: str) -> None:
+        (models.folder / "r.yaml").write_text(f"models: {{a: a.safetensors}}\nsteps: {{s: {step}}}\noutput: s\n")
+        done = cli("run", "r.yaml", "-o", "o.safetensors", "--report", "r.html")
+        assert done.exit_code == 2
+        assert "what a merge or an edit did" in done.output
+        assert not (models.folder / "o.safetensors").exists()
+
+    def test_it_never_replaces_an_input(self, cli: Cli, models: SimpleNamespace) -> None:
+        assert cli("gradient", "flat", "a.safetensors", "-o", "g.json").exit_code == 0
+        before = (models.folder / "g.json").read_bytes()
+        words = ["merge", "halfway", "a.safetensors", "b.safetensors", "--gradient", "g.json", "-o", "m.safetensors"]
+        done = cli(*words, "--report", "g.json", "--overwrite")
+        assert done.exit_code == 2
+        assert "is the input" in done.output
+        assert (models.folder / "g.json").read_bytes() == before
+        assert not (models.folder / "m.safetensors").exists()
+
+    def test_an_unknown_format_is_seen_first(self, cli: Cli, models: SimpleNamespace) -> None:
+        done = cli("merge", "halfway", "a.safetensors", "b.safetensors", "-o", "m.safetensors", "--report", "m.pdf")
+        assert "cannot tell the format" in done.output
+        assert not (models.folder / "m.safetensors").exists()
+
+
 def cli_json(cli: Cli, models: SimpleNamespace, name: str) -> str:
     done = cli("report", "sizes", f"{name}.safetensors", "-o", f"{name}.json")
     assert done.exit_code == 0, done.output

@@ -12,13 +12,14 @@ import click
 
 from ..api import make_report, plan_recipe, report_on, run_plan
 from ..catalog import Catalog, discover
-from ..errors import CatalogError
+from ..errors import CatalogError, OutputError
 from ..plan import Plan
 from ..recipe import Recipe, StorageDtype, kind_of
 from ..rendering import check_report_path, write_report
 from ..rendering.text import print_report
 from ..sizes import parse_size
-from ..stores import open_model
+from ..stores import open_model, replaced_by
+from ..views import ModelView
 from .options import ParamType
 from .show import as_typed, printable, show_plan, show_summary
 
@@ -72,10 +73,13 @@ _THEME = click.Option(
 _QUIET = click.Option(["--quiet", "-q"], is_flag=True, help="No progress.")
 
 
-def output_parameters(kind: str = "merge", *, beside: Iterable[click.Parameter] = ()) -> list[click.Parameter]:
+def output_parameters(
+    kind: str = "merge", *, reports: bool = True, beside: Iterable[click.Parameter] = ()
+) -> list[click.Parameter]:
     """Where the result of a component of this kind goes, and how the run may use the machine.
 
     Args:
+        reports: whether ``--report`` has something to tell of it: of a merge or an edit.
         beside: the component's own parameters. A word that they use is theirs: ``--output`` is then ``-o`` alone, and
             an option that would be left without any has ``--run-`` before it.
     """
@@ -83,7 +87,7 @@ def output_parameters(kind: str = "merge", *, beside: Iterable[click.Parameter] 
         "gradient": [_OUTPUT, *_RUN],
         "mask": [_OUTPUT, *_MACHINE, *_RUN, _QUIET],
         "report": [_OUTPUT, _THEME, *_MACHINE, *_RUN, _QUIET],
-    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, _REPORT, _QUIET])
+    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, *([_REPORT] if reports else []), _QUIET])
     taken = {word for parameter in beside for word in parameter.opts}
     return [_without(option, taken) for option in options]
 
@@ -122,7 +126,7 @@ def perform(
     with plan_recipe(recipe, catalog=catalog, folders=folders, output=target) as plan:
         for warning in plan.warnings:
             click.echo(f"warning: {printable(warning)}", err=True)
-        about = report_on(plan, "merge", catalog=catalog) if params.get("report") else None
+        about = _about(plan, params["report"], catalog) if params.get("report") else None
         if params["dry_run"]:
             show_plan(plan)
         elif plan.kind == "report":
@@ -133,6 +137,19 @@ def perform(
             if about is not None:
                 plan.written = open_model(target)
                 _report(about, params, params["report"])
+
+
+def _about(plan: Plan, path: Path, catalog: Catalog) -> Plan:
+    """What ``--report`` asks for, beside a plan: refused before any work where there will be nothing to tell."""
+    if not isinstance(plan.value, ModelView):
+        raise click.UsageError("--report tells what a merge or an edit did, and this is neither")
+    for one in plan.inputs:
+        if replaced_by(path, one.path):
+            raise OutputError(
+                f"the report {path} is the input {one.name!r}, or holds it",
+                hint="Inputs are never overwritten: choose another path.",
+            )
+    return report_on(plan, "merge", catalog=catalog)
 
 
 def _kind(recipe: Recipe, catalog: Catalog) -> str:

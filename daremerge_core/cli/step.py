@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..catalog import discover, shipped_by
-from ..components import Component, ports
+from ..components import Component, LoraTool, ports
 from ..errors import CatalogError, RecipeError
 from ..recipe import parse_recipe
 from .options import component_parameters, flag, given_options, is_argument
@@ -105,7 +105,7 @@ def _command(cls: type[Component]) -> click.Command:
     own = component_parameters(cls)
     return click.Command(
         cls.name,
-        params=[*own, *output_parameters(cls.kind, beside=own)],
+        params=[*own, *output_parameters(cls.kind, reports=not issubclass(cls, LoraTool), beside=own)],
         callback=click.pass_context(partial(_run_step, cls)),
         help="\n\n".join(" ".join(part.split()) for part in doc.split("\n\n")),
         short_help=cls.summary(),
