@@ -48,7 +48,7 @@ class Line(NamedTuple):
 class Atlas:
     """Where some tensors of a model lie."""
 
-    def __init__(self, layout: Layout, keys: Sequence[str]) -> None:
+    def __init__(self, layout: Layout, keys: Iterable[str]) -> None:
         places = {key: layout.place(key) for key in keys}
         blocks = {part: layout.blocks(part) for part in {place.part for place in places.values()}}
         order = {(part, block): at for part, found in blocks.items() for at, block in enumerate(found)}
@@ -116,10 +116,3 @@ _FIELDS: Mapping[By, Sequence[str]] = {
     "role": ("role",),
     "tensor": ("block", "role", "tensor"),
 }
-
-
-def some(names: Iterable[str], limit: int = 5) -> str:
-    """The first names, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - limit} more" if len(found) > limit else ""
-    return ", ".join(found[:limit]) + more

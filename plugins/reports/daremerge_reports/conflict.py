@@ -14,8 +14,9 @@ from daremerge_core import DaremergeError, ModelRef, Report, Reporter
 from daremerge_core.dtypes import FLOATS
 
 from .adding import added
-from .blocks import Atlas, By, Group, some
+from .blocks import Atlas, By, Group
 from .names import name_models
+from .words import words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,7 +209,7 @@ class _Found:
         notes = [f"{whole.tensors} float tensors with {whole.elements:,} elements are compared ({self.layout.arch})."]
         if self.left_out:
             notes.append(f"Not in all of the models, or of another shape: {len(self.left_out)} tensors: ")
-            notes[-1] += some(self.left_out)
+            notes[-1] += words(self.left_out, 5)
         if whole.broken:
             notes.append(f"NaN or infinite somewhere: {whole.broken:,} elements, left out.")
         notes += [

@@ -19,7 +19,7 @@ from daremerge_core.layout.generic import QUANTISATION
 from daremerge_core.layout.published import published
 
 from .findings import Finding
-from .order import how_many, words, words_of_shape
+from .words import how_many, words, words_of_shape
 
 __all__ = ["copies", "coverage"]
 

@@ -13,8 +13,9 @@ from pydantic import Field
 from daremerge_core import DaremergeError, ModelRef, Report, Reporter
 from daremerge_core.dtypes import FLOATS
 
-from .blocks import Atlas, By, Group, some
+from .blocks import Atlas, By, Group
 from .names import name_models
+from .words import words
 
 if TYPE_CHECKING:
     from daremerge_core import Layout, Model, Survey
@@ -143,12 +144,12 @@ class Shared:
     def in_words(self, names: Sequence[str]) -> list[str]:
         """What cannot be compared, a line each."""
         lines = [
-            f"Only in {name}: {len(keys)} tensors: {some(keys)}"
+            f"Only in {name}: {len(keys)} tensors: {words(keys, 5)}"
             for name, keys in zip(names, self.only, strict=True)
             if keys
         ]
         if self.shapes:
-            lines.append(f"Of another shape or kind: {len(self.shapes)} tensors: {some(self.shapes)}")
+            lines.append(f"Of another shape or kind: {len(self.shapes)} tensors: {words(self.shapes, 5)}")
         lines += [
             f"Stored as {x} in {names[0]} and as {a} in {names[1]}: {count} tensors. Rounding counts as change there."
             for (x, a), count in sorted(self.dtypes.items())
@@ -184,7 +185,7 @@ class Diff(Reporter):
         if not shared.floats:
             raise DaremergeError(
                 f"{x} and {a} share no float tensor of one name and shape, so there is nothing to compare",
-                hint=f"{x} has {some(self.model.keys(), 2)}; {a} has {some(self.reference.keys(), 2)}.",
+                hint=f"{x} has {words(self.model.keys(), 2)}; {a} has {words(self.reference.keys(), 2)}.",
             )
         layout = survey.layout(self.model)
         models = [self.model, self.reference]
@@ -241,7 +242,7 @@ class _Found:
         whole = self.whole
         notes = self.shared.in_words((x, a))
         if self.differing:
-            notes.append(f"Not float, and not equal: {len(self.differing)} tensors: {some(self.differing)}")
+            notes.append(f"Not float, and not equal: {len(self.differing)} tensors: {words(self.differing, 5)}")
         if whole.broken:
             notes.append(f"NaN or infinite in either: {whole.broken:,} elements, left out of norms and cosines.")
         compared = f"{whole.tensors} float tensors with {whole.elements:,} elements are compared ({self.layout.arch})."

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from daremerge_core import GradientRef, Report, Reporter
 
-from .order import Block, by_block, by_part, how_many
+from .order import Block, by_block, by_part
+from .words import how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,9 @@ from daremerge_core.sizes import format_size
 
 from .coverage import copies, coverage
 from .findings import SEVERITIES, Finding, by_severity
-from .order import Block, by_block, by_part, how_many, words, words_of_shape
+from .order import Block, by_block, by_part
 from .statistics import together
+from .words import how_many, words, words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daremerge_core import Report
 
-from .order import words_of_shape
 from .statistics import Statistics
+from .words import words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

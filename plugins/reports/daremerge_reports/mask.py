@@ -12,7 +12,8 @@ from pydantic import Field
 
 from daremerge_core import MaskRef, Report, Reporter
 
-from .order import Block, by_block, by_part, by_role, how_many, words, words_of_shape
+from .order import Block, by_block, by_part, by_role
+from .words import how_many, words, words_of_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

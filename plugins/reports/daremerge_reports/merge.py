@@ -21,8 +21,9 @@ from daremerge_core.recipe import METADATA_KEY
 from daremerge_core.values import TensorMeta
 
 from .adding import added
-from .blocks import Atlas, By, Group, some
+from .blocks import Atlas, By, Group
 from .names import name_models
+from .words import words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -236,7 +237,7 @@ def _check_match(planned: Sequence[TensorMeta], written: Model) -> None:
     wrong = [meta.key for meta in planned if meta.key not in known or written.meta(meta.key) != meta]
     if wrong or len(planned) != len(known):
         raise PlanError(
-            f"the file and the recipe in it do not fit together: {some(wrong or sorted(known), 2)} differ",
+            f"the file and the recipe in it do not fit together: {words(wrong or sorted(known), 2)} differ",
             hint="Have its input files been replaced since? Bring back those it was made from.",
         )
 

@@ -17,8 +17,9 @@ from daremerge_core.layout import PARTS
 from daremerge_core.select import select
 
 from .layers import Pool, Scaling, layers, numbers_of
-from .order import Block, by_block, by_part, by_role, how_many
+from .order import Block, by_block, by_part, by_role
 from .statistics import Statistics, together
+from .words import how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
