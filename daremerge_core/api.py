@@ -16,11 +16,13 @@ from .sizes import parse_size
 from .stores.atomic import resolve_target
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .engine import Progress, Settings, Summary
     from .stores.sink import Sink
     from .values import Report
 
-__all__ = ["create_sink", "make_report", "merge_recipe", "plan_recipe", "report_on", "run_plan"]
+__all__ = ["compute_plan", "create_sink", "make_report", "merge_recipe", "plan_recipe", "report_on", "run_plan"]
 
 
 def plan_recipe(
@@ -29,15 +31,20 @@ def plan_recipe(
     catalog: Catalog | None = None,
     folders: Sequence[Path] = (),
     output: Path | None = None,
+    live: Mapping[str, Any] = {},
+    changed_only: bool = False,
 ) -> Plan:
     """Check a recipe against the installed plugins and the files it names. Reads headers only.
+
+    See :func:`~daremerge_core.plan.make_plan` for the arguments.
 
     Raises:
         DaremergeError: naming the step, field, tensor or file that is wrong.
     """
     catalog = catalog or discover()
     parsed = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
-    return make_plan(resolve(parsed, catalog), catalog, folders=folders, output=output)
+    graph = resolve(parsed, catalog)
+    return make_plan(graph, catalog, folders=folders, output=output, live=live, changed_only=changed_only)
 
 
 def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Catalog | None = None) -> Sink:
@@ -129,6 +136,24 @@ def run_plan(
         summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
     catalog.hook.daremerge_finished(plan=plan, summary=summary)
     return summary
+
+
+def compute_plan(
+    plan: Plan,
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> dict[str, Tensor]:
+    """A plan's tensors in memory, by name, instead of in a file: of a model, or the packed ones of a mask."""
+    from .engine import Settings, execute, settle
+    from .stores.memory_sink import MemorySink
+
+    if plan.unsettled():
+        settle(plan, settings or Settings(), progress=progress, cancel=cancel)
+    sink = MemorySink(plan.tensors)
+    execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel)
+    return sink.tensors
 
 
 def merge_recipe(

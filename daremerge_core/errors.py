@@ -14,6 +14,7 @@ __all__ = [
     "CatalogError",
     "ComponentError",
     "DaremergeError",
+    "DeviceMemoryError",
     "Interrupted",
     "ModelFileError",
     "OutputError",
@@ -64,6 +65,12 @@ class CatalogError(DaremergeError):
 
 class ComponentError(DaremergeError):
     """A plugin's component broke its contract while running (wrong shape, an exception, …)."""
+
+    exit_code = 1
+
+
+class DeviceMemoryError(DaremergeError):
+    """The accelerator ran out of memory. The result does not depend on the device, so another one may be tried."""
 
     exit_code = 1
 

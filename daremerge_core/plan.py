@@ -142,12 +142,22 @@ _STALE = frozenset({"modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_has
 """Metadata that states a hash of the old tensors, or the making of A: untrue of a merge."""
 
 
-def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), output: Path | None = None) -> Plan:
+def make_plan(
+    graph: Graph,
+    catalog: Catalog,
+    *,
+    folders: Sequence[Path] = (),
+    output: Path | None = None,
+    live: Mapping[str, Any] = {},
+    changed_only: bool = False,
+) -> Plan:
     """Open the inputs (headers only), build every step, and find what headers can show to be wrong.
 
     Args:
         folders: where relative paths are looked up, in order.
         output: where the result will go; refused when it is one of the inputs.
+        live: values that are there already, by the name the recipe has for them: no file is opened for these.
+        changed_only: the result has the tensors that the last step merges, and not those it copies.
 
     Raises:
         ModelFileError: an input is missing or damaged.
@@ -158,6 +168,8 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
     inputs: list[Input] = []
     try:
         for name, file_kind in graph.files.items():
+            if name in live:
+                continue
             named = graph.recipe.models.get(name, name)
             path = _find(named, name, file_kind, folders, graph)
             if output is not None and replaced_by(output, path):
@@ -166,7 +178,7 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
                     hint="Inputs are never overwritten: choose another path.",
                 )
             inputs.append(Input(name, named, path, file_kind, _open(path, file_kind, catalog)))
-        values: dict[str, Any] = {one.name: one.value for one in inputs}
+        values: dict[str, Any] = {**live, **{one.name: one.value for one in inputs}}
         for name, component in graph.steps.items():
             bound = _bound(component, values)
             values[name] = bound if isinstance(bound, Reporter) else view(bound, label=name, layouts=layouts)
@@ -175,7 +187,9 @@ def make_plan(graph: Graph, catalog: Catalog, *, folders: Sequence[Path] = (), o
         if wanted.dtype != "keep":
             dtype = SPELLINGS[wanted.dtype]
             result = result.with_dtype(dtype) if hasattr(result, "with_dtype") else CastView(result, dtype)
-            values[wanted.step] = result
+        if changed_only and isinstance(result, ModelView):
+            result = result.changed()
+        values[wanted.step] = result
     except BaseException:
         for one in inputs:
             if hasattr(one.value, "close"):

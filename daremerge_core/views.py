@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -28,7 +29,7 @@ from .components import (
 )
 from .decisions import Action, Other, decide, detect_layout
 from .dtypes import FLOATS, nbytes, torch_dtype
-from .errors import ComponentError, DaremergeError, PlanError, SelectorError
+from .errors import ComponentError, DaremergeError, DeviceMemoryError, PlanError, SelectorError
 from .layout import Layout, LayoutSpec, Place, detect
 from .site import Site
 from .stores.mask_file import PackedMask
@@ -222,6 +223,11 @@ class TensorView:
         except (DaremergeError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:
+            if _is_out_of_memory(error):
+                raise DeviceMemoryError(
+                    f"step {self.label!r}: {self.device} ran out of memory at tensor {key!r}",
+                    hint="Give the run less to hold at a time with --memory, or compute on the CPU with --device cpu.",
+                ) from None
             raise ComponentError(
                 f"{self._who()} failed on tensor {key!r}: {type(error).__name__}: {error}",
                 hint=f"This is a defect of {self._who()}: report it to its author.",
@@ -337,6 +343,12 @@ class ModelView(TensorView):
     def with_dtype(self, dtype: str) -> ModelView:
         """The same view, its float tensors stored as ``dtype`` and rounded once."""
         return ModelView(self.component, label=self.label, dtype=dtype, layouts=self._layouts)
+
+    def changed(self) -> ModelView:
+        """The same view, holding only the tensors that the component computes."""
+        only = copy(self)
+        only._keys = [key for key in self._keys if self.decisions[key].action is Action.MERGE]
+        return only
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -677,6 +689,14 @@ def _knows(value: Any, key: str) -> bool:
     if isinstance(value, MaskView):
         return value.shape(key) is not None
     return key in value.keys()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an accelerator had no memory left."""
+    import torch
+
+    # torch 2.4 has the name below torch.cuda only; it is one class in all of them.
+    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 def _add_to(totals: dict[str, Tensor], job: tuple[str, str], share: Tensor) -> None:
