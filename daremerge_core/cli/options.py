@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -12,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from ..components import Component, LoraTool, nested, ports
 from ..errors import RecipeError
+from ..fields import choices, is_table, limits, own_first, plain
 from ..recipe import parse_yaml
 
 if TYPE_CHECKING:
@@ -81,14 +80,8 @@ class KeyNumber(ParamType):
 
 def flag(field: str, info: FieldInfo | None = None) -> str:
     """``drop_rate`` → ``--drop-rate``; a mapping is given key by key, so ``blocks`` → ``--block``."""
-    word = field.removesuffix("s") if info is not None and _is_table(info) else field
+    word = field.removesuffix("s") if info is not None and is_table(info) else field
     return "--" + word.replace("_", "-")
-
-
-def _is_table(info: FieldInfo) -> bool:
-    """Whether a field is a mapping of names to numbers."""
-    annotation = _plain(info.annotation)
-    return get_origin(annotation) is dict and get_args(annotation)[1] is float
 
 
 def component_parameters(cls: type[Component]) -> list[click.Parameter]:
@@ -96,10 +89,8 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
     arguments: list[click.Parameter] = []
     options: list[click.Parameter] = []
     found = ports(cls)
-    inherited = _inherited(cls)
     weights = {port.weights for port in found.values()}  # given with the files they belong to
-    # What is a method's own comes first, then the ratio, then where it applies.
-    for name in sorted(cls.model_fields, key=lambda name: (name in inherited) + (name in inherited - {"ratio"})):
+    for name in own_first(cls):
         info = cls.model_fields[name]
         if name in weights:
             continue
@@ -115,13 +106,6 @@ def component_parameters(cls: type[Component]) -> list[click.Parameter]:
     return [*arguments, *options]
 
 
-def _inherited(cls: type[Component]) -> set[str]:
-    """Fields a component has from its kind rather than of its own, unless it changes their default."""
-    base = cls.__mro__[1]
-    fields = getattr(base, "model_fields", {})
-    return {name for name, info in fields.items() if cls.model_fields[name].default == info.default}
-
-
 def given_options(ctx: click.Context, cls: type[Component]) -> dict[str, Any]:
     """What the user gave of a component's fields, under the names a recipe uses."""
     given: dict[str, Any] = {}
@@ -132,7 +116,7 @@ def given_options(ctx: click.Context, cls: type[Component]) -> dict[str, Any]:
         if ctx.get_parameter_source(parameter) is click.core.ParameterSource.DEFAULT and not info.is_required():
             continue
         value = ctx.params[parameter]
-        if _is_table(info):
+        if is_table(info):
             value = _table(ctx, flag(info.alias or name, info), value)
         given[info.alias or name] = list(value) if isinstance(value, tuple) else value
     return given
@@ -152,7 +136,7 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     help_text = info.description or ""
     word = flag(info.alias or name, info)
     settings: dict[str, Any] = {"help": help_text, "required": info.is_required()}
-    annotation = _plain(info.annotation)
+    annotation = plain(info.annotation)
     if default is not None:  # shown only: what the user did not type is left to the component
         settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}
     if annotation is bool:
@@ -162,12 +146,11 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     if name in nested(cls):
         return click.Option([word, FIELD + name], type=YamlValue(), metavar="NAME", **settings)
     if get_origin(annotation) is list:
-        inner = _plain(get_args(annotation)[0])
-        if get_origin(inner) is Literal:
-            choices = tuple(str(one) for one in get_args(inner))
-            return click.Option([word, FIELD + name], type=CommaList(choices), metavar="LIST", **settings)
+        inner = plain(get_args(annotation)[0])
+        if words := choices(inner):
+            return click.Option([word, FIELD + name], type=CommaList(words), metavar="LIST", **settings)
         return click.Option([word, FIELD + name], type=_scalar(inner, info), multiple=True, **settings)
-    if _is_table(info):
+    if is_table(info):
         return click.Option(
             [word, FIELD + name],
             type=KeyNumber(),
@@ -181,38 +164,11 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
 
 
 def _scalar(annotation: Any, info: FieldInfo) -> ParamType:
-    if get_origin(annotation) is Literal:
-        return click.Choice([str(one) for one in get_args(annotation)])
-    limits = _limits(info)
+    if words := choices(annotation):
+        return click.Choice(words)
+    bounds = limits(info)
     if annotation is int:
-        return click.IntRange(**limits) if limits else click.INT
+        return click.IntRange(**bounds) if bounds else click.INT
     if annotation is float:
-        return click.FloatRange(**limits) if limits else click.FLOAT
+        return click.FloatRange(**bounds) if bounds else click.FLOAT
     return click.STRING
-
-
-def _limits(info: FieldInfo) -> Mapping[str, Any]:
-    limits: dict[str, Any] = {}
-    for mark in info.metadata:
-        for attribute, key, is_open in (
-            ("ge", "min", False),
-            ("gt", "min", True),
-            ("le", "max", False),
-            ("lt", "max", True),
-        ):
-            bound = getattr(mark, attribute, None)
-            if bound is not None:
-                limits[key] = bound
-                if is_open:
-                    limits[f"{key}_open"] = True
-    return limits
-
-
-def _plain(annotation: Any) -> Any:
-    """An annotation without ``Annotated`` and ``| None``."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
-        return _plain(kinds[0]) if len(kinds) == 1 else annotation
-    return annotation
