@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import Catalog, discover
 from .errors import OutputError
 from .plan import Plan, make_plan
-from .recipe import Recipe, parse_recipe, resolve
+from .recipe import Recipe, make_component, parse_recipe, resolve
 from .sizes import parse_size
 from .stores.atomic import resolve_target
 
@@ -94,14 +94,18 @@ def make_report(
     return survey(plan, settings or Settings(), progress=progress, cancel=cancel, layouts=layouts)
 
 
-def report_on(plan: Plan, name: str, *, catalog: Catalog | None = None) -> Plan:
+def report_on(plan: Plan, name: str, *, options: Mapping[str, Any] = {}, catalog: Catalog | None = None) -> Plan:
     """A plan for the report called ``name`` on ``plan``, which the reporter's port ``recipe`` takes.
+
+    Args:
+        options: the reporter's other fields.
 
     Raises:
         CatalogError: there is no such report; says what to install.
     """
     catalog = catalog or discover()
-    reporter = catalog.get("report", name)(recipe=plan)  # type: ignore[call-arg]
+    cls = catalog.get("report", name)
+    reporter = make_component(cls, {"recipe": plan, **options}, catalog, where=f"report.{name}")
     return Plan(plan.graph, [], plan.views, reporter, "report")
 
 

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
     from . import Theme
 
-__all__ = ["PALETTE", "draw", "need_matplotlib", "plain", "to_png"]
+__all__ = ["PALETTE", "draw", "need_matplotlib", "plain", "text_to_png", "to_png"]
 
 DPI = 144
 LETTERS_PER_INCH = 13
 """Of the words above a picture."""
+
+LINES = 80
+"""Of a text that is drawn: more of them could not be read in one picture."""
 
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme: told apart by colour-blind readers, on white and on black."""
@@ -113,6 +116,25 @@ def _head(figure: Figure, heading: str) -> None:
     lines = [line for text in heading.splitlines() for line in textwrap.wrap(text, int(width * LETTERS_PER_INCH))]
     figure.set_size_inches(width, height + 0.19 * len(lines))
     figure.suptitle(plain("\n".join(lines)), x=0.08 / width, ha="left", fontsize=10)
+
+
+def text_to_png(text: str, theme: Theme) -> bytes:
+    """Text as a picture, in letters of one width, for where only pictures are shown; its first :data:`LINES` lines."""
+    from matplotlib.figure import Figure
+
+    lines = text.splitlines()
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], f"… and {len(lines) - LINES + 1} more lines"]
+    width = 0.4 + 0.088 * max(map(len, lines), default=0)
+    height = 0.4 + 0.172 * max(len(lines), 1)
+
+    def figure() -> Figure:
+        page = Figure(figsize=(width, height))
+        page.set_layout_engine("none")
+        page.text(0.2 / width, 1 - 0.2 / height, plain("\n".join(lines)), family="DejaVu Sans Mono", va="top")
+        return page
+
+    return draw(figure, theme)
 
 
 def to_png(report: Report, theme: Theme) -> bytes:
