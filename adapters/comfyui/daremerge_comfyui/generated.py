@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -220,4 +221,7 @@ def _report_of_merge(cls: type[Component], catalog: Catalog, call: Call) -> io.N
         )
     options = step_of(cls, catalog, Call({k: v for k, v in call.inputs.items() if k != port})).options
     found = report_of_merge(made.graph(), cls.name, options)
+    if patched:
+        note = "Other nodes have patched this model since; what follows is about the merge alone."
+        found = replace(found, text=f"{note}\n\n{found.text}")
     return report_output(found)

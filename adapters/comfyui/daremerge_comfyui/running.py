@@ -101,8 +101,8 @@ def report(step: Step) -> Report:
 def report_of_merge(step: Step, name: str, options: Mapping[str, Any]) -> Report:
     """The report called ``name`` on the merge that a step is."""
     with explained():
-        plan = report_on(plan_of(step), name)
-            return _on_some_device(lambda settings: _reported(plan, settings))
+        plan = report_on(plan_of(step), name, options=options)
+        return _on_some_device(lambda settings: _reported(plan, settings))
 
 
 def _reported(plan: Plan, settings: Settings) -> Report:
@@ -161,7 +161,7 @@ def _on_some_device(work: Callable[[Settings], T]) -> T:
 
 
 class CanvasCancel(threading.Event):
-    """Set when the user presses the canvas's cancel button: looked at between spans, so within a fraction of a second."""
+    """Set by the canvas's cancel button. Workers look at it between spans, so within a fraction of a second."""
 
     def is_set(self) -> bool:
         import comfy.model_management
