@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import uuid4
@@ -143,18 +144,23 @@ def _on_some_device(work: Callable[[Settings], T]) -> T:
     import comfy.model_management as management
 
     device = management.get_torch_device()
-    whole = Settings()
-    attempts = [whole]
-    if device.type != "cpu":
-        management.free_memory(whole.memory, device)
-        attempts = [Settings(device=str(device)), Settings(device=str(device), memory=whole.memory // 8), whole]
-    for settings in attempts[:-1]:
-        try:
-            return work(settings)
-        except DeviceMemoryError as error:
-            logging.info("daremerge: %s; trying with less", error.message)
-            management.soft_empty_cache()
-    return work(attempts[-1])
+    if device.type == "cpu":
+        return work(Settings())
+    management.free_memory(Settings().memory, device)
+    for memory in (Settings().memory, Settings().memory // 8):
+        found = _unless_full(partial(work, Settings(device=str(device), memory=memory)))
+        if found is not None:
+            return found
+        management.soft_empty_cache()
+    return work(Settings())
+
+
+def _unless_full(work: Callable[[], T]) -> T | None:
+    try:
+        return work()
+    except DeviceMemoryError as error:
+        logging.info("daremerge: %s; trying with less", error.message)
+        return None
 
 
 # --- progress and cancel -------------------------------------------------------------------------------------
