@@ -14,7 +14,7 @@ from daremerge_core.components import KINDS, Component, Port, _Gradient, _Masker
 
 from .attach import attached
 from .graph import Source, Step, Value
-from .made import made_of, remember
+from .made import asleep, made_of, remember
 from .node import Call, Node
 from .pictures import as_image, as_text
 from .running import Keep, Stopped, compute, explained, report, report_of_merge
@@ -208,7 +208,7 @@ def _checked_mask(step: Step) -> ModelMask:
 
 def _lora(step: Step) -> Lora:
     computed = compute(step, keep="memory", changed_only=False)
-    return Lora(computed.tensors, computed.metadata)
+    return Lora(computed.tensors, computed.metadata, made=asleep(step))
 
 
 def _report_of_merge(cls: type[Component], catalog: Catalog, call: Call) -> io.NodeOutput:

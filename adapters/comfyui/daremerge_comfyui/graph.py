@@ -21,6 +21,8 @@ class Source:
     """What came through the socket."""
     origin: Any = None
     """How a recipe file would say it: see :mod:`~daremerge_comfyui.origins`."""
+    made: Step | None = None
+    """The graph it was made by, once it is remembered as part of another: see :mod:`~daremerge_comfyui.made`."""
 
 
 @dataclass(frozen=True, eq=False)

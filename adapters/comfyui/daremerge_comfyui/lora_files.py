@@ -30,7 +30,7 @@ def read_lora(name: str) -> Lora:
 
     with explained():
         model = open_model(folder_paths.get_full_path_or_raise(FOLDER, name))
-        return Lora({key: model.read(key) for key in model.keys()}, model.metadata, File(FOLDER, name))
+        return Lora({key: model.read(key) for key in model.keys()}, model.metadata, origin=File(FOLDER, name))
 
 
 def stamp(inputs: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from .graph import Source, Step, Value
 from .running import Stopped
 
-__all__ = ["Made", "made_of", "remember"]
+__all__ = ["Made", "asleep", "made_of", "remember"]
 
 _KEY = "daremerge"
 
@@ -34,10 +34,15 @@ class Made:
 def remember(result: Any, step: Step, summary: str) -> Any:
     """``result``, a new clone of a MODEL or CLIP, with the graph it was made by."""
     patcher = getattr(result, "patcher", result)
-    asleep = _mapped(step, _asleep, {})
-    assert isinstance(asleep, Step)
-    patcher.attachments[_KEY] = Made(asleep, patcher.patches_uuid, summary)
+    patcher.attachments[_KEY] = Made(asleep(step), patcher.patches_uuid, summary)
     return result
+
+
+def asleep(step: Step) -> Step:
+    """The graph without a hold on its models, each of which brings the graph of its own making."""
+    found = _mapped(step, _asleep, {})
+    assert isinstance(found, Step)
+    return found
 
 
 def made_of(value: Any) -> tuple[Made | None, bool]:
@@ -66,8 +71,10 @@ def _each(value: Value | Sequence[Value] | None, leaf: Any, done: dict[int, Valu
 
 
 def _asleep(source: Source) -> Source:
+    found = getattr(getattr(source.value, "patcher", source.value), "attachments", {}).get(_KEY)
+    made = found.step if found is not None else getattr(source.value, "made", None)
     try:
-        return replace(source, value=weakref.ref(source.value))
+        return replace(source, value=weakref.ref(source.value), made=made)
     except TypeError:  # a plain dict, of another pack's gradient: small enough to keep
         return source
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["File", "Origin", "Unknown", "WithLora", "origin_of"]
+__all__ = ["File", "Made", "Origin", "Unknown", "WithLora", "origin_of"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,12 @@ class Unknown:
     """Where the value it changed came from, if that is known."""
 
 
-Origin = File | WithLora | Unknown
+@dataclass(frozen=True)
+class Made:
+    """A value that a node of this pack made, and that remembers how."""
+
+
+Origin = File | WithLora | Made | Unknown
 
 _LOADERS: Mapping[str, tuple[str, str]] = {
     "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
@@ -71,6 +76,8 @@ def _follow(prompt: Mapping[str, Any], link: Any) -> Origin | None:
         field, folder = _LOADERS[kind]
         if isinstance(inputs.get(field), str):
             return File(folder, inputs[field])
+    if kind.startswith(("daremerge.", "DM_")) and kind not in _LORA_NODES:
+        return Made()
     below = _follow(prompt, inputs.get("model" if link[1] == 0 or "clip" not in inputs else "clip"))
     if kind in _LORA_NODES and below is not None and isinstance(inputs.get("lora_name"), str):
         strength = inputs.get("strength_model"), inputs.get("strength_clip", 0.0)

@@ -27,7 +27,19 @@ from .words import canvas_words
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Keep", "Stopped", "compute", "explained", "plan_of", "report", "report_of_merge", "value_of"]
+__all__ = [
+    "CanvasCancel",
+    "CanvasProgress",
+    "Keep",
+    "Stopped",
+    "compute",
+    "explained",
+    "on_some_device",
+    "plan_of",
+    "report",
+    "report_of_merge",
+    "value_of",
+]
 
 Keep = Literal["auto", "memory", "disk"]
 """Where the tensors of a result are kept: in memory, or in a file of ComfyUI's temp folder that is mapped into it."""
@@ -79,7 +91,7 @@ def compute(step: Step, *, keep: Keep = "auto", changed_only: bool = True) -> Co
     with explained():
         plan = plan_of(step, changed_only=changed_only)
         to_disk = _goes_to_disk(keep, plan)
-        tensors = _on_some_device(lambda settings: _computed(plan, settings, to_disk=to_disk))
+        tensors = on_some_device(lambda settings: _computed(plan, settings, to_disk=to_disk))
         where = f"{format_size(plan.bytes_out)} {'on disk' if to_disk else 'in memory'}"
         took = f"{time.monotonic() - started:.1f} s"
         merged, copied, _ = plan.counts()
@@ -96,14 +108,14 @@ def report(step: Step) -> Report:
     """The report that a step makes."""
     with explained():
         plan = plan_of(step)
-        return _on_some_device(lambda settings: _reported(plan, settings))
+        return on_some_device(lambda settings: _reported(plan, settings))
 
 
 def report_of_merge(step: Step, name: str, options: Mapping[str, Any]) -> Report:
     """The report called ``name`` on the merge that a step is."""
     with explained():
         plan = report_on(plan_of(step), name, options=options)
-        return _on_some_device(lambda settings: _reported(plan, settings))
+        return on_some_device(lambda settings: _reported(plan, settings))
 
 
 def _reported(plan: Plan, settings: Settings) -> Report:
@@ -136,7 +148,7 @@ def _goes_to_disk(keep: Keep, plan: Plan) -> bool:
     return bool(plan.bytes_out > psutil.virtual_memory().available // 2)
 
 
-def _on_some_device(work: Callable[[Settings], T]) -> T:
+def on_some_device(work: Callable[[Settings], T]) -> T:
     """The work on the canvas's device; with smaller spans, then on the CPU, where its memory does not do.
 
     The result is the same on all of them.

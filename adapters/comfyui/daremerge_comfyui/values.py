@@ -129,10 +129,20 @@ def gradient_value(value: Any) -> Value:
 class Lora(dict[str, Any]):
     """A LORA_MODEL: tensors by name, with the metadata of the file it came from or goes into."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origin: Any = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, str],
+        *,
+        origin: Any = None,
+        made: Step | None = None,
+    ) -> None:
         super().__init__(tensors)
         self.metadata = dict(metadata)
         self.origin = origin
+        """The file it came from."""
+        self.made = made
+        """The graph it was made by."""
 
 
 def lora_value(value: Any) -> Value:

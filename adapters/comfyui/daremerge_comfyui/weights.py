@@ -50,8 +50,9 @@ class PatchedWeights:
     Raises :class:`~daremerge_core.errors.ModelFileError` for weights that cannot be decoded, naming the first.
     """
 
-    def __init__(self, patcher: ModelPatcher, part: Part) -> None:
-        skip = (*_NOT_WEIGHTS[part], *_SCALES)
+    def __init__(self, patcher: ModelPatcher, part: Part, *, whole: bool = False) -> None:
+        """``whole``: with what is no weight too, as a file holds it."""
+        skip = _SCALES if whole else (*_NOT_WEIGHTS[part], *_SCALES)
         self._sources = {
             key: source
             for key, source in patcher.get_key_patches(_PREFIX[part] or None).items()
