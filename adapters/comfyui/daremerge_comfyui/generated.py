@@ -117,7 +117,10 @@ def _patching(cls: type[_Selective], catalog: Catalog, socket: str) -> Node:
         return [*sockets(cls, partial(_types, [kind])), *(one.input for one in widgets(cls, catalog)), KEEP]
 
     def run(call: Call) -> Sequence[Any]:
-        return [merged_output(call[first], step_of(cls, catalog, call), call.get("keep_in", "auto"))]
+        step = step_of(cls, catalog, call)
+        if any(port.aside for port in ports(cls).values()):  # a LoRA may be for parts that are not here
+            step = replace(step, options={**step.options, "parts": ["clip" if socket == "CLIP" else "unet"]})
+        return [merged_output(call[first], step, call.get("keep_in", "auto"))]
 
     return Node(
         id=f"daremerge.{'clip.' if socket == 'CLIP' else ''}{cls.kind}.{cls.name}",

@@ -9,7 +9,7 @@ from typing import Any
 from daremerge_core import open_model
 
 from .origins import File
-from .running import explained
+from .running import Stopped, explained
 from .values import Lora
 
 __all__ = ["lora_names", "read_lora", "stamp"]
@@ -28,8 +28,11 @@ def read_lora(name: str) -> Lora:
     """The LoRA of that name: its tensors mapped into memory, weights alone from a pickle. With its metadata."""
     import folder_paths
 
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise Stopped(f"there is no file {name!r} in the loras folder\nPress R to load the lists again, and choose.")
     with explained():
-        model = open_model(folder_paths.get_full_path_or_raise(FOLDER, name))
+        model = open_model(path)
         return Lora({key: model.read(key) for key in model.keys()}, model.metadata, origin=File(FOLDER, name))
 
 

@@ -50,6 +50,8 @@ T = TypeVar("T")
 class Stopped(Exception):
     """What a node says when it cannot do what it was asked, in the canvas's words."""
 
+    __module__ = "daremerge"  # the browser shows where an error's class lives, which is no news to its reader
+
 
 # --- the graph, met with what is there now ---------------------------------------------------------------
 
@@ -156,15 +158,23 @@ def on_some_device(work: Callable[[Settings], T]) -> T:
     import comfy.model_management as management
 
     device = management.get_torch_device()
+    on_cpu = Settings(memory=_memory())
     if device.type == "cpu":
-        return work(Settings())
+        return work(on_cpu)
     management.free_memory(Settings().memory, device)
     for memory in (Settings().memory, Settings().memory // 8):
         found = _unless_full(partial(work, Settings(device=str(device), memory=memory)))
         if found is not None:
             return found
         management.soft_empty_cache()
-    return work(Settings())
+    return work(on_cpu)
+
+
+def _memory() -> int:
+    """Bytes for the work: a method that needs whole tensors may need more than the core's usual budget."""
+    import psutil
+
+    return max(Settings().memory, int(psutil.virtual_memory().available) // 4)
 
 
 def _unless_full(work: Callable[[], T]) -> T | None:

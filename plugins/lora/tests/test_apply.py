@@ -152,6 +152,14 @@ class TestWhatFindsNoTensor:
         assert not difference(allowed, plain)
         assert len(Apply(model=MODEL, loras=[self.strangers()], allow_unmatched=True).unmatched) == 2
 
+    def test_limited_to_parts_the_rest_is_not_missed(self) -> None:
+        unet = MemoryModel({key: value for key, value in BEFORE.items() if key.startswith("model.diffusion_model.")})
+        with pytest.raises(DaremergeError, match="no first text encoder"):
+            applied(LORA, model=unet)
+        limited, whole = applied(LORA, model=unet, parts=["unet"]), applied(LORA)
+        assert difference(limited, BEFORE)
+        assert all(torch.equal(limited[key], whole[key]) for key in limited)
+
     def test_a_checkpoint_is_no_lora(self) -> None:
         with pytest.raises(DaremergeError, match="holds no LoRA module"):
             applied(MODEL)

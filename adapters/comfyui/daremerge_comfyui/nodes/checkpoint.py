@@ -14,6 +14,9 @@ from ..saving import DTYPES, as_checkpoint, next_path, write
 
 __all__ = ["save", "workflow_metadata"]
 
+PREFIX = "checkpoints/daremerge"
+DTYPE = "fp16"
+
 
 def save() -> Node:
     own = [
@@ -22,21 +25,23 @@ def save() -> Node:
         io.Vae.Input("vae", optional=True, tooltip="The VAE to save in the same file."),
         io.String.Input(
             "filename_prefix",
-            default="checkpoints/daremerge",
+            optional=True,
+            default=PREFIX,
             tooltip="Folder and beginning of the name, in ComfyUI's output folder; a number is added.",
         ),
         io.Combo.Input(
             "dtype",
+            optional=True,
             options=list(DTYPES),
-            default="fp16",
+            default=DTYPE,
             tooltip="How weights are stored. keep: as they are in memory, which without a GPU is fp32 for many models.",
         ),
     ]
 
     def run(call: Call) -> Any:
-        path = next_path(call["filename_prefix"])
+        path = next_path(call.get("filename_prefix", PREFIX))
         model = as_checkpoint(call["model"], call.get("clip"), call.get("vae"))
-        line = write(model, path, dtype=call["dtype"], metadata=_metadata(call))
+        line = write(model, path, dtype=call.get("dtype", DTYPE), metadata=_metadata(call))
         return io.NodeOutput(str(path), ui={"text": (line,)})
 
     return Node(

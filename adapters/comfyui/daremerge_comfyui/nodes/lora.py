@@ -16,6 +16,9 @@ from .checkpoint import workflow_metadata
 
 __all__ = ["load", "save"]
 
+PREFIX = "loras/daremerge"
+DTYPE = "keep"
+
 
 def load() -> Node:
     return Node(
@@ -35,17 +38,20 @@ def save() -> Node:
         LORA.Input("lora", tooltip="The LoRA to save."),
         io.String.Input(
             "filename_prefix",
-            default="loras/daremerge",
+            optional=True,
+            default=PREFIX,
             tooltip="Folder and beginning of the name, in ComfyUI's output folder; a number is added.",
         ),
-        io.Combo.Input("dtype", options=list(DTYPES), default="keep", tooltip="How the LoRA's tensors are stored."),
+        io.Combo.Input(
+            "dtype", optional=True, options=list(DTYPES), default=DTYPE, tooltip="How the LoRA's tensors are stored."
+        ),
     ]
 
     def run(call: Call) -> Any:
         lora = call["lora"]
-        path = next_path(call["filename_prefix"])
+        path = next_path(call.get("filename_prefix", PREFIX))
         metadata = {**getattr(lora, "metadata", {}), **workflow_metadata(call)}
-        line = write(MemoryModel(lora), path, dtype=call["dtype"], metadata=metadata)
+        line = write(MemoryModel(lora), path, dtype=call.get("dtype", DTYPE), metadata=metadata)
         return io.NodeOutput(str(path), ui={"text": (line,)})
 
     return Node(

@@ -25,6 +25,7 @@ from ..running import CanvasCancel, CanvasProgress, Stopped, explained, on_some_
 __all__ = ["load", "save"]
 
 FOLDER = "recipes"
+PREFIX = "recipes/merge"
 _SUFFIXES = {".yaml", ".yml", ".json"}
 _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "loras")
 
@@ -35,7 +36,8 @@ def save() -> Node:
         io.Clip.Input("clip", optional=True, tooltip="A merged text encoder."),
         io.String.Input(
             "filename_prefix",
-            default="recipes/merge",
+            optional=True,
+            default=PREFIX,
             tooltip="Folder and beginning of the name, in ComfyUI's output folder; a number is added.",
         ),
     ]
@@ -45,7 +47,7 @@ def save() -> Node:
 
         text = to_yaml(recipe_of(call.get("model"), call.get("clip")))
         folder, name, number, *_ = folder_paths.get_save_image_path(
-            call["filename_prefix"], folder_paths.get_output_directory()
+            call.get("filename_prefix", PREFIX), folder_paths.get_output_directory()
         )
         path = Path(folder) / f"{name}_{number:05}_.yaml"
         path.write_text(text, encoding="utf-8")

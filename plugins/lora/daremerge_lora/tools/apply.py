@@ -13,7 +13,7 @@ from daremerge_core.errors import PlanError
 
 from ..applied import Recent, Step, steps
 from ..formats import LoraFile
-from ..targets import Matching, architecture_in, architecture_of, match
+from ..targets import Matching, architecture_in, architecture_of, locate, match
 from .sources import opened
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Apply(ModelEdit):
     changed, part of the way to m · (W + ΔW) / ‖W + ΔW‖; for magnitudes of rows ComfyUI up to 0.3 divides by ‖W‖.
 
     Every common format is understood; modules find their tensors in checkpoints of SD1.5, SDXL, SD3 and Flux whatever
-    names both use. A module without a tensor, or a tensor that no module explains, is an error unless allowed.
+    names both use. A module without a tensor, or a tensor that no module explains, is an error unless allowed. Limited
+    to parts of the checkpoint, modules for other parts are left out.
 
     A ratio, a gradient or a mask applies to all LoRAs together: per-block weights are a gradient, 1 keeps the model, 0
     makes the whole change. Products come from a BLAS library: other libraries or processors may round the last bit of
@@ -75,7 +76,7 @@ class Apply(ModelEdit):
     @cached_property
     def unmatched(self) -> Sequence[str]:
         """What of the LoRAs has no effect, a line for each reason: modules without a tensor, tensors of no module."""
-        return [line for lora, matching in self._found for line in _unmatched(lora, matching)]
+        return [line for lora, matching in self._found for line in _unmatched(lora, matching, self.parts)]
 
     @cached_property
     def _found(self) -> Sequence[tuple[LoraFile, Matching]]:
@@ -114,11 +115,15 @@ class Apply(ModelEdit):
                 raise PlanError(f"{lora.name} is for {theirs.title}, and the model is {mine.title}")
 
 
-def _unmatched(lora: LoraFile, matching: Matching) -> Iterator[str]:
-    """A line for each reason: how many modules, or tensors, it is of, and some names."""
+def _unmatched(lora: LoraFile, matching: Matching, parts: Sequence[str] | None) -> Iterator[str]:
+    """A line for each reason: how many modules, or tensors, it is of, and some names.
+
+    Limited to ``parts``, what is for others is not wanted, and so not missed.
+    """
     by_reason: dict[str, list[str]] = {}
     for name, reason in matching.reasons.items():
-        by_reason.setdefault(reason, []).append(name)
+        if parts is None or ("unet" if locate(name)[0] == "unet" else "clip") in parts:
+            by_reason.setdefault(reason, []).append(name)
     for reason, names in sorted(by_reason.items(), key=lambda one: -len(one[1])):
         yield f"{lora.name}: {_some(names, 'module')}: {reason}"
     if lora.unknown:
