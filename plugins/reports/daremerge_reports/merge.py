@@ -265,7 +265,8 @@ class _History:
             for one in plan.inputs
         ]
         if plan.written is None:
-            title = f"Planned: {plan.graph.recipe.output.step}"
+            # Over models that are in memory already there is nothing to plan: it is the merge itself.
+            title = f"{'Planned' if plan.inputs else 'Merge'}: {plan.graph.recipe.output.step}"
         else:
             title = f"Merged: {name_models({'the result': plan.written})['the result']}"
         steps = [_step(name, component, plan.views[name]) for name, component in plan.graph.steps.items()]
@@ -292,6 +293,8 @@ class _History:
         if self.finished:
             head = "Inputs, as they were when the file was made; what is compared is what lies there now:"
             return "\n".join([head, *lines, f"Made with {versions}."])
+        if not self.inputs:
+            return f"Made with {versions}."
         head = "Inputs; their identities are known once the merge is run:"
         return "\n".join([head, *lines, f"Planned with {versions}."])
 
