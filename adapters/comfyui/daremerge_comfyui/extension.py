@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
@@ -32,22 +33,31 @@ class DareMerge(ComfyExtension):
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        nodes = all_nodes()
-        warn_of_clashes(nodes)
-        return [node_class(node) for node in nodes]
+        classes = {node.id: node_class(node) for node in all_nodes()}
+        _warn_of_others(set(classes), "was loaded before, and is replaced")
+        # ComfyUI loads all packs before it goes on to anything else.
+        asyncio.get_running_loop().call_soon(_warn_where_replaced, classes)
+        return list(classes.values())
 
 
-def warn_of_clashes(nodes: Iterable[Node]) -> None:
-    """Say it where another pack has nodes of these names: ComfyUI keeps the ones of the folder that it reads last."""
-    import nodes as comfy_nodes
+def _warn_where_replaced(classes: Mapping[str, type[io.ComfyNode]]) -> None:
+    import nodes
 
-    clashes = sorted(node.id for node in nodes if node.id in comfy_nodes.NODE_CLASS_MAPPINGS)
+    lost = {name for name, cls in classes.items() if nodes.NODE_CLASS_MAPPINGS.get(name) is not cls}
+    _warn_of_others(lost, "was loaded after, and is used in place of this one")
+
+
+def _warn_of_others(names: Collection[str], what: str) -> None:
+    """Say it where another pack has nodes of these names: the canvas cannot tell the two apart."""
+    import nodes
+
+    clashes = sorted(name for name in names if name in nodes.NODE_CLASS_MAPPINGS)
     if clashes:
-        other = comfy_nodes.NODE_CLASS_MAPPINGS[clashes[0]].RELATIVE_PYTHON_MODULE
+        module = getattr(nodes.NODE_CLASS_MAPPINGS[clashes[0]], "RELATIVE_PYTHON_MODULE", "another pack")
         logging.warning(
-            "daremerge: %d nodes, such as %s, are also defined by %s. Remove that pack's folder: which of the two runs "
-            "depends on the names of the folders.",
+            "daremerge: %d nodes, such as %s, are also defined by %s, which %s. Remove one of the two.",
             len(clashes),
             clashes[0],
-            other,
+            module,
+            what,
         )
