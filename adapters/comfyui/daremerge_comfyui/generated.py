@@ -62,9 +62,12 @@ def generated(catalog: Catalog) -> Iterator[Node]:
     assert set(_WORDS) <= set(KINDS)
 
 
+_SPELLED = {"dare": "DARE", "della": "DELLA", "lora": "LoRA", "mbw": "MBW", "svd": "SVD", "ties": "TIES"}
+
+
 def _title(cls: type[Component]) -> str:
-    words = cls.name.replace("-", " ")
-    return f"{_WORDS[cls.kind]}: {words if len(words) > 4 or cls.kind != 'merge' else words.upper()}"
+    words = (_SPELLED.get(word, word.capitalize()) for word in cls.name.split("-"))
+    return f"{_WORDS[cls.kind]}: {' '.join(words)}"
 
 
 def _description(cls: type[Component]) -> str:

@@ -32,6 +32,9 @@ UNLIMITED = 1_000_000
 NOT_SET = "default"
 """The choice that leaves a field to the component."""
 
+MERGED = "A model that a merge or edit node of this pack made."
+"""What a socket takes where a command line takes a recipe."""
+
 _LEFT_OUT = frozenset({"parts"})
 """Of merges and edits: a socket carries one part of a checkpoint."""
 
@@ -192,7 +195,7 @@ def sockets(cls: type[Component], types: Callable[[Port], Sequence[Any]]) -> lis
     for name, port in ports(cls).items():
         info = cls.model_fields[name]
         word = info.alias or name
-        tooltip = canvas_words(info.description or f"The {port.kind}.")
+        tooltip = MERGED if port.kind == "recipe" else canvas_words(info.description or f"The {port.kind}.")
         if not port.many:
             found.append(_socket(word, types(port), optional=not info.is_required(), tooltip=tooltip))
             continue

@@ -37,7 +37,9 @@ class MbwGradient(NeedsAny):
         description="A value for each block in forward order (SD1.5 25, SDXL 19), with commas or blanks between; "
         "one for BASE may come first.",
     )
-    preset: str | None = Field(None, description="A preset of supermerger, e.g. GRAD_V, WRAP12, SMOOTHSTEP, COSINE.")
+    preset: str | None = Field(
+        None, description="A preset of supermerger, e.g. GRAD_V, WRAP12, SMOOTHSTEP, COSINE.", examples=sorted(PRESETS)
+    )
     rest: float | None = Field(None, description="Ratio of all that is given no other; not given: left alone.")
     dialect: Dialect = Field(
         "supermerger",
