@@ -52,7 +52,7 @@ def curves(
     for at, line in enumerate(lines):
         axes = grid[at if panels > 1 else 0]
         for nth, (name, numbers) in enumerate(series.items()):
-            colour = f"C{(nth if panels > 1 else at) % COLOURS_IN_CYCLE}"
+            colour = f"C{(nth if len(series) > 1 else at) % COLOURS_IN_CYCLE}"
             _draw_curve(axes, line, numbers, colour, name or line.label, log=log)
             if band is not None and nth == 0:
                 _draw_band(axes, line.depths, [band.get(block) for block in line.blocks], colour)
