@@ -1,0 +1,30 @@
+"""What is written from the nodes is what the nodes are now: help pages and translations."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+PACK = Path(__file__).resolve().parents[2]
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"daremerge_tools_{name}", PACK / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_node_has_a_help_page_that_is_up_to_date() -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in (PACK / "web" / "docs").glob("*.md")}
+    wanted = tool("help_pages").pages()
+    assert written.keys() == wanted.keys()
+    stale = [name for name, text in wanted.items() if written[name] != text]
+    assert not stale, "run: python adapters/comfyui/tools/help_pages.py"
+
+
+def test_translations_are_whole_and_up_to_date() -> None:
+    for name, text in tool("locales").files().items():
+        assert (PACK / "locales" / name).read_text(encoding="utf-8") == text, "run: tools/locales.py"
