@@ -56,7 +56,7 @@ class Canvas:
     def prompt(self) -> dict[str, dict[str, Any]]:
         """What the run button would send, as :data:`~harness.client.Prompt`."""
         found: dict[str, dict[str, Any]] = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
-        return {id: {"class_type": node["class_type"], "inputs": node["inputs"]} for id, node in found.items()}
+        return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in found.items()}
 
     def workflow(self) -> dict[str, Any]:
         """What saving would write."""

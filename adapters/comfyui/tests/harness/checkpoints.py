@@ -20,6 +20,14 @@ LORA = "style.safetensors"
 TAGS = {"1girl": 40, "solo": 31, "oil painting": 12, "sunset": 7}
 """What the LoRA says it was trained with, and how often."""
 
+EXAMPLES = {
+    "realistic.safetensors": MODEL_A,
+    "anime.safetensors": MODEL_B,
+    "painterly.safetensors": BASE,
+    "sd15.safetensors": BASE,
+}
+"""What the example workflows call their checkpoints."""
+
 RANK = 4
 
 
@@ -32,6 +40,8 @@ def write_models(folder: Path) -> None:
     base = _pretrained(shapes)
     for name, tensors in ((BASE, base), (MODEL_A, _tuned(base, seed=1)), (MODEL_B, _tuned(base, seed=2))):
         save_file(tensors, checkpoints / name, {"format": "pt"})
+    for name, same in EXAMPLES.items():
+        os.link(checkpoints / same, checkpoints / name)
     save_file(_lora(shapes), loras / LORA, {"ss_tag_frequency": json.dumps({"10_style": TAGS})})
 
 
@@ -61,13 +71,17 @@ def _tuned(base: dict[str, Tensor], *, seed: int) -> dict[str, Tensor]:
 
 
 def _lora(shapes: Shapes) -> dict[str, Tensor]:
-    """One module for each cross attention's query and value, under the names that kohya's trainer gives them."""
+    """Modules for queries and values of U-Net and text encoder, under the names that kohya's trainer gives them."""
     generator = Generator().manual_seed(3)
     found = {}
     for name, shape in shapes.items():
-        if not name.endswith(("attn2.to_q.weight", "attn2.to_v.weight")):
+        if name.endswith(("attn2.to_q.weight", "attn2.to_v.weight")):
+            module = _diffusers_name(name)
+        elif name.endswith(("self_attn.q_proj.weight", "self_attn.v_proj.weight")):
+            layer = name.removeprefix("cond_stage_model.transformer.").removesuffix(".weight")
+            module = f"lora_te_{layer.replace('.', '_')}"
+        else:
             continue
-        module = _diffusers_name(name)
         found[f"{module}.lora_down.weight"] = torch.randn(RANK, shape[1], generator=generator).half() / 50
         found[f"{module}.lora_up.weight"] = torch.randn(shape[0], RANK, generator=generator).half() / 50
         found[f"{module}.alpha"] = torch.tensor(float(RANK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +76,7 @@ class Client:
 
     def object_info(self) -> dict[str, Any]:
         """Every node as the front end sees it."""
-        found: dict[str, Any] = self._get("/object_info")
+        found: dict[str, Any] = self.get("/object_info")
         return found
 
     def interrupt(self) -> None:
@@ -92,15 +93,21 @@ class Client:
             return found
 
     def history(self, id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._get(f"/history/{id}")[id]
-        return found
+        """What is kept of a run: written a moment after the message that it has ended."""
+        deadline = time.monotonic() + 10
+        while id not in (found := self.get(f"/history/{id}")):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server keeps no history of the run {id}")
+            time.sleep(0.05)
+        kept: dict[str, Any] = found[id]
+        return kept
 
     def start(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> str:
         """The id of the run. Raises :class:`Refused`."""
         extra = {"extra_pnginfo": {"workflow": workflow}} if workflow else {}
         answer = self._post("/prompt", {"prompt": prompt, "client_id": self.id, "extra_data": extra})
-        id: str = answer["prompt_id"]
-        return id
+        name: str = answer["prompt_id"]
+        return name
 
     def run(
         self,
@@ -141,7 +148,8 @@ class Client:
         assert run.error is not None, f"the run ended with {run.end.kind}"
         return f"{run.error['node_type']}: {run.error['exception_message']}"
 
-    def _get(self, path: str) -> Any:
+    def get(self, path: str) -> Any:
+        """What the server has at a path, as JSON."""
         with urlopen(f"http://{self.address}{path}", timeout=60) as answer:
             return json.load(answer)
 

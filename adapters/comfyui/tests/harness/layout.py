@@ -16,7 +16,7 @@ EMBEDDING = 4 * CHANNELS
 REAL = (1, 2, 4, 4)
 """Width of the U-Net's four levels, in :data:`CHANNELS`, as SD1.5 has it: 860 million parameters."""
 SMALL = (1, 1, 1, 1)
-"""112 million parameters. ComfyUI tells SD1.5 by the first convolution, the context and the blocks, and all are there."""
+"""112 million parameters. ComfyUI tells SD1.5 by the first convolution, the context and the blocks: all are there."""
 
 
 def sd15(widths: Sequence[int] = SMALL) -> Shapes:

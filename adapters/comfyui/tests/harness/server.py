@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,13 +14,24 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-__all__ = ["PACK", "Server", "serving"]
+__all__ = ["PACK", "PLUGINS", "Server", "serving"]
 
 PACK = Path(__file__).parents[2]
 """The node pack: what a user has in ``custom_nodes``."""
 
+PLUGINS = PACK.parents[1] / "tests" / "fixtures" / "site"
+"""A plugin that somebody else wrote, installed beside ComfyUI."""
+
 STARTS_WITHIN = 180
 """Seconds: a machine with a cold disk takes a minute to import everything."""
+
+
+SETTINGS = {
+    # A first start opens the template browser, over the canvas.
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.32.9",
+    "Comfy.Minimap.Visible": False,
+}
 
 
 class Server:
@@ -61,12 +73,15 @@ def serving(folder: Path, packs: Mapping[str, Path]) -> Iterator[Server]:
     """
     custom_nodes = folder / "custom_nodes"
     custom_nodes.mkdir(parents=True)
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
     for name, pack in packs.items():
         (custom_nodes / name).symlink_to(pack, target_is_directory=True)
     port = _free_port()
     command = [sys.executable, str(Path(__file__).with_name("launch.py")), *_options(folder, port)]
     # Unbuffered, so that what a request made it say is in the log when the request has been answered.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(PLUGINS)}
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:

@@ -11,7 +11,8 @@ PACK = Path(__file__).resolve().parents[2]
 
 def tool(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"daremerge_tools_{name}", PACK / "tools" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
