@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,6 @@ from harness.browser import Canvas, browsing
 from harness.checkpoints import write_models
 from harness.client import Client
 from harness.server import PACK, Server, serving
-
-OLD_PACK = Path(__file__).with_name("old_pack")
-"""A pack with one of the old ids: what a user has who did not remove the old pack."""
 
 
 @pytest.fixture(scope="session")
