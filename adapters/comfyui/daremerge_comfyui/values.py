@@ -150,6 +150,16 @@ def lora_value(value: Any) -> Value:
     return Source(value, getattr(value, "origin", None))
 
 
+class _LoraModel(MemoryModel):
+    """A LORA_MODEL of this or another pack, as the core reads models."""
+
+    def __init__(self, lora: Mapping[str, Tensor]) -> None:
+        super().__init__(lora, getattr(lora, "metadata", None))
+        origin = getattr(lora, "origin", None)
+        self.path = origin.name if origin is not None else ""
+        """What reports and errors call it."""
+
+
 # --- what the core sees ------------------------------------------------------------------------------------------
 
 
@@ -159,8 +169,9 @@ def core_value(source: Source) -> Any:
     if hasattr(value, "get_layer_mask"):
         return _ForeignMask(value.state_dict)
     if isinstance(value, Mapping):
-        tensors = any(hasattr(one, "shape") for one in value.values())
-        return MemoryModel(value, getattr(value, "metadata", None)) if tensors else _Ratios(value)
+        if any(hasattr(one, "shape") for one in value.values()):
+            return _LoraModel(value)
+        return _Ratios(value)
     if hasattr(value, "get_key_patches"):
         return PatchedWeights(*patcher_of(value))
     raise DaremergeError(
