@@ -24,7 +24,11 @@ from daremerge_lora.testing import EXAMPLES, write_examples
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "writing-a-plugin.md"
 """Has a test of its own: its commands need the plugin it makes."""
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "plugins").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(page for folder in ("adapters", "plugins") for page in sorted((ROOT / folder).glob("*/README.md"))),
+]
 ELSEWHERE = {"daremerge demo"}
 """Commands that have a test of their own."""
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from daremerge_core import discover
+from daremerge_core import Catalog, discover
 
 from .generated import generated
 from .legacy import legacy
@@ -19,9 +19,8 @@ from .nodes import extras
 __all__ = ["DareMerge", "all_nodes"]
 
 
-def all_nodes() -> list[Node]:
+def all_nodes(catalog: Catalog) -> list[Node]:
     """Every node of the pack: the old ones under their old ids, one for each component, and a few beside."""
-    catalog = discover()
     for plugin in catalog.plugins:
         if plugin.error:
             logging.warning("daremerge: the plugin %s could not be loaded: %s", plugin.name, plugin.error)
@@ -33,7 +32,7 @@ class DareMerge(ComfyExtension):
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        classes = {node.id: node_class(node) for node in all_nodes()}
+        classes = {node.id: node_class(node) for node in all_nodes(discover())}
         _warn_of_others(set(classes), "was loaded before, and is replaced")
         # ComfyUI loads all packs before it goes on to anything else.
         asyncio.get_running_loop().call_soon(_warn_where_replaced, classes)

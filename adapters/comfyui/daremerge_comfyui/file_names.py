@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daremerge_core import Model, Span, TensorMeta
+from daremerge_core import MemoryModel, Model, Span, TensorMeta
 
 __all__ = ["Named", "Recipe", "named"]
 
@@ -28,10 +28,12 @@ class Recipe:
 class Named:
     """A model under the names of a file. Tensors that are only renamed are read as they are asked for."""
 
-    def __init__(self, model: Model, recipes: Mapping[str, Recipe]) -> None:
+    def __init__(self, model: Model, recipes: Mapping[str, Recipe], constants: Mapping[str, Any]) -> None:
         self._model = model
         self._recipes = recipes
+        self._constants = MemoryModel(constants)
         self._metas = {name: _meta(name, recipe, model) for name, recipe in recipes.items()}
+        self._metas |= {name: self._constants.meta(name) for name in self._constants.keys()}
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -46,6 +48,8 @@ class Named:
     def read(self, key: str, span: Span | None = None) -> Any:
         import torch
 
+        if key not in self._recipes:
+            return self._constants.read(key, span)
         recipe = self._recipes[key]
         if not recipe.turned and len(recipe.keys) == 1:
             return self._model.read(recipe.keys[0], span)
@@ -56,12 +60,16 @@ class Named:
     def needs_whole(self, key: str) -> bool:
         from daremerge_core.views import needs_whole
 
+        if key not in self._recipes:
+            return False
         recipe = self._recipes[key]
         return recipe.turned or len(recipe.keys) > 1 or needs_whole(self._model, recipe.keys[0])
 
     def working_bytes(self, key: str, numel: int) -> int:
         from daremerge_core.views import working_bytes
 
+        if key not in self._recipes:
+            return 8 * numel
         recipe = self._recipes[key]
         if not recipe.turned and len(recipe.keys) == 1:
             return working_bytes(self._model, recipe.keys[0], numel)
@@ -81,8 +89,16 @@ def named(model: Model, rename: Callable[[dict[str, Any]], Mapping[str, Any]]) -
         renamed = rename(labels)
     except (RuntimeError, IndexError, ValueError, TypeError):  # it wants tensors of another shape
         return None
-    recipes = {name: _decoded(label, keys) for name, label in renamed.items()}
-    return None if None in recipes.values() else Named(model, recipes)  # type: ignore[arg-type]
+    # Whole numbers cannot come from labels: such as positions, which ComfyUI makes anew for a file.
+    constants = {name: found for name, found in renamed.items() if _is_whole_numbers(found)}
+    recipes = {name: _decoded(label, keys) for name, label in renamed.items() if name not in constants}
+    return None if None in recipes.values() else Named(model, recipes, constants)  # type: ignore[arg-type]
+
+
+def _is_whole_numbers(found: Any) -> bool:
+    import torch
+
+    return isinstance(found, torch.Tensor) and not found.is_floating_point()
 
 
 def _decoded(label: Any, keys: Sequence[str]) -> Recipe | None:

@@ -19,10 +19,10 @@ PAGES = HERE.parent / "web" / "docs"
 
 def pages() -> dict[str, str]:
     """The text of every page, by file name."""
-    from daremerge_comfyui.extension import all_nodes
+    from shipped import shipped_nodes
 
     notes = _notes((HERE / "notes.md").read_text(encoding="utf-8"))
-    nodes = all_nodes()
+    nodes = shipped_nodes()
     unknown = set(notes) - {node.id for node in nodes}
     if unknown:
         raise ValueError(f"notes.md has words for nodes that are not there: {', '.join(sorted(unknown))}")
@@ -96,5 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
     main()

@@ -25,9 +25,9 @@ _BLOCK = re.compile(r"\b(?:input_blocks|middle_block|output_blocks)\.\d+")
 
 def files() -> dict[str, str]:
     """The text of every file, by its path below ``locales``. Raises ``KeyError`` for words without a translation."""
-    from daremerge_comfyui.extension import all_nodes
+    from shipped import shipped_nodes
 
-    nodes = all_nodes()
+    nodes = shipped_nodes()
     words: Mapping[str, Mapping[str, str]] = yaml.safe_load((HERE / "translations.yaml").read_text(encoding="utf-8"))
     said: dict[str, str] = {}
     for language in ("en", "zh", "ja"):
@@ -74,5 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
     main()

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
-from types import ModuleType
 
 PACK = Path(__file__).resolve().parents[2]
+sys.path.append(str(PACK / "tools"))
 
-
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"daremerge_tools_{name}", PACK / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import help_pages  # noqa: E402
+import locales  # noqa: E402
 
 
 def test_every_node_has_a_help_page_that_is_up_to_date() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in (PACK / "web" / "docs").glob("*.md")}
-    wanted = tool("help_pages").pages()
+    wanted = help_pages.pages()
     assert written.keys() == wanted.keys()
     stale = [name for name, text in wanted.items() if written[name] != text]
     assert not stale, "run: python adapters/comfyui/tools/help_pages.py"
 
 
 def test_translations_are_whole_and_up_to_date() -> None:
-    for name, text in tool("locales").files().items():
+    for name, text in locales.files().items():
         assert (PACK / "locales" / name).read_text(encoding="utf-8") == text, "run: tools/locales.py"
