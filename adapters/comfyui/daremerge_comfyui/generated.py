@@ -10,7 +10,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from daremerge_core import Catalog, LoraTool, Reporter
-from daremerge_core.components import KINDS, Component, Port, _Gradient, _Masker, _Selective, ports
+from daremerge_core.components import Component, Port, TensorComponent, ports
+from daremerge_core.recipe import kind_of
 
 from .attach import attached
 from .graph import Source, Step, Value
@@ -21,16 +22,8 @@ from .running import Keep, Stopped, compute, explained, report, report_of_merge
 from .values import LayerGradient, Lora, ModelMask, gradient_value, lora_value, mask_value
 from .widgets import GRADIENT, LORA, MASK, slot_names, sockets, widgets
 
-__all__ = ["KEEP", "generated", "merged_output", "report_output", "step_of"]
+__all__ = ["KEEP", "generated", "makes_a_model", "merged_output", "report_output", "report_outputs", "step_of"]
 
-_CATEGORIES = {
-    "merge": "merge",
-    "edit": "edit",
-    "mask": "mask",
-    "gradient": "gradient",
-    "lora": "lora",
-    "report": "report",
-}
 _WORDS = {
     "merge": "Merge",
     "edit": "Edit",
@@ -54,12 +47,17 @@ def generated(catalog: Catalog) -> Iterator[Node]:
     """A node for each component that is a step; for merges and edits a second one for CLIP."""
     for kind in _WORDS:
         for cls in catalog.all(kind):
-            if issubclass(cls, _Selective):
+            if makes_a_model(cls):
+                assert issubclass(cls, TensorComponent)
                 yield _patching(cls, catalog, "MODEL")
                 yield _patching(cls, catalog, "CLIP")
             else:
                 yield _other(cls, catalog)
-    assert set(_WORDS) <= set(KINDS)
+
+
+def makes_a_model(cls: type[Component]) -> bool:
+    """Whether it is a merge or an edit: a MODEL or CLIP in, and the same kind out."""
+    return kind_of(cls) == "model" and not issubclass(cls, LoraTool)
 
 
 _SPELLED = {"dare": "DARE", "della": "DELLA", "lora": "LoRA", "mbw": "MBW", "svd": "SVD", "ties": "TIES"}
@@ -111,7 +109,7 @@ def _leaf(port: Port, call: Call, name: str) -> Value:
 # --- merges and edits: a MODEL or CLIP in, the same kind out ------------------------------------------------------
 
 
-def _patching(cls: type[_Selective], catalog: Catalog, socket: str) -> Node:
+def _patching(cls: type[TensorComponent], catalog: Catalog, socket: str) -> Node:
     kind: Any = io.Model if socket == "MODEL" else io.Clip
     anchor = cls.anchor_field()
     first = slot_names(anchor)[0] if ports(cls)[anchor].many else anchor
@@ -128,7 +126,7 @@ def _patching(cls: type[_Selective], catalog: Catalog, socket: str) -> Node:
     return Node(
         id=f"daremerge.{'clip.' if socket == 'CLIP' else ''}{cls.kind}.{cls.name}",
         title=_title(cls) + (" (CLIP)" if socket == "CLIP" else ""),
-        category=f"{'clip' if socket == 'CLIP' else 'model'}/{_CATEGORIES[cls.kind]}",
+        category=f"{'clip' if socket == 'CLIP' else 'model'}/{cls.kind}",
         description=_description(cls),
         inputs=inputs,
         outputs=[kind.Output(display_name=socket, tooltip="The result, as a patch on the first model.")],
@@ -159,7 +157,7 @@ def _other(cls: type[Component], catalog: Catalog) -> Node:
     return Node(
         id=f"daremerge.{cls.kind}.{cls.name}",
         title=_title(cls),
-        category=_CATEGORIES[cls.kind],
+        category=cls.kind,
         description=_description(cls),
         inputs=inputs,
         outputs=outputs,
@@ -177,10 +175,11 @@ def _types(models: list[Any], port: Port) -> list[Any]:
 
 
 def _result(cls: type[Component]) -> tuple[list[io.Output], Callable[[Step], Any]]:
-    if issubclass(cls, _Masker):
+    kind = kind_of(cls)
+    if kind == "mask":
         out = MASK.Output(display_name="MODEL_MASK", tooltip="Which weights' elements may change; computed when used.")
         return [out], lambda step: [_checked_mask(step)]
-    if issubclass(cls, _Gradient):
+    if kind == "gradient":
         out = GRADIENT.Output(display_name="LAYER_GRADIENT", tooltip="A ratio for each layer: 1 keeps A, 0 takes B.")
         return [out], lambda step: [LayerGradient(step)]
     if issubclass(cls, LoraTool):
@@ -190,6 +189,7 @@ def _result(cls: type[Component]) -> tuple[list[io.Output], Callable[[Step], Any
 
 
 def report_outputs() -> list[io.Output]:
+    """Text and picture."""
     return [
         io.String.Output(display_name="STRING", tooltip="The report as text."),
         io.Image.Output(display_name="IMAGE", tooltip="The report's pictures, one below the other."),

@@ -9,8 +9,8 @@ from pathlib import PurePath
 from typing import Any
 
 from daremerge_core import discover
-from daremerge_core.components import _Selective
 
+from .generated import makes_a_model
 from .graph import Source, Step, Value
 from .made import made_of
 from .origins import File, Made, Unknown, WithLora
@@ -80,7 +80,7 @@ class _Writer:
             elif value is not None:
                 ports[port] = self._reference(value, port, part, over=over if port == anchor else "")
         name = self._free(step.op.partition(".")[2])
-        limited = {"parts": [part]} if issubclass(cls, _Selective) else {}
+        limited = {"parts": [part]} if makes_a_model(cls) else {}
         self.steps[name] = {"op": step.op, **ports, **limited, **_for_files(step.options)}
         self._names[id(step)] = name
         self._kept.append(step)

@@ -21,7 +21,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(path: Path, canvas: Canvas, client: Client) -> None:
+def test_example(path: Path, canvas: Canvas, client: Client, tmp_path: Path) -> None:
     workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     shown = canvas.open(workflow)
     assert canvas.said == []
@@ -34,6 +34,8 @@ def test_example(path: Path, canvas: Canvas, client: Client) -> None:
         assert list(found.widgets.values())[: len(saved)] == saved, node["type"]
         linked = {one["name"] for one in node.get("inputs", []) if one.get("link") is not None}
         assert linked == set(found.linked)
+    canvas.picture(tmp_path / "canvas.png")
+    assert (tmp_path / "canvas.png").stat().st_size > 50_000  # an empty canvas takes half of that
     prompt = canvas.prompt()
     for node in prompt.values():
         node["inputs"] |= _SMALL.get(node["class_type"], {})

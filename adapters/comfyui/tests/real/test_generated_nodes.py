@@ -15,7 +15,7 @@ from harness.graph import Graph, Output
 GOLDEN = Path(__file__).parents[1] / "golden" / "generated_nodes.json"
 IDS = sorted(json.loads(GOLDEN.read_text())) if GOLDEN.exists() else []
 
-FIXTURE = "daremerge.merge.power-lerp"
+FIXTURES = ["daremerge.merge.power-lerp", "daremerge.merge.fixture-mean", "daremerge.clip.merge.power-lerp"]
 """From a plugin that this repository's pack knows nothing of: see ``tests/fixtures/site`` at the root."""
 
 _FILES = {"lora_name", "recipe"}
@@ -94,7 +94,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("id", [*(one for one in IDS if one != "daremerge.recipe.load"), FIXTURE])
+@pytest.mark.parametrize("id", [*(one for one in IDS if one != "daremerge.recipe.load"), *FIXTURES])
 def test_runs(id: str, client: Client, object_info: dict[str, Any]) -> None:
     client.succeed(_workflow(id, object_info[id]).api())
 
