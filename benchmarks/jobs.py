@@ -50,6 +50,7 @@ def _filled(command: Sequence[str], files: Checkpoints, out: Path, *, threads: i
     return [word.format(**values, **made) for word in command]
 
 
+TUNED = ("{a}", "{b}", "--base", "{base}")
 MAGNITUDE = ("mask", "magnitude", "{a}", "--base", "{base}", "--threshold", "0.8")
 DEPTH = ("gradient", "depth", "{a}", "--point", "0=0.9", "--point", "1=0.1", "--rest", "0.5")
 REPORT: dict[str, Any] = {"ending": ".json", "writes_model": False}
@@ -60,6 +61,8 @@ MODELS = ("--set", "models.a={a}", "--set", "models.b={b}", "--set", "models.bas
 JOBS: tuple[Job, ...] = (
     Job("lerp", ("a", "b"), (*DAREMERGE, "merge", "lerp", "{a}", "{b}", "--ratio", "0.5", *RUN)),
     Job("dare", ("base", "a", "b"), (*DAREMERGE, "merge", "dare", "{a}", "{b}", "--base", "{base}", *RUN)),
+    Job("ties", ("base", "a", "b"), (*DAREMERGE, "merge", "ties", *TUNED, *RUN)),
+    Job("dare-ties", ("base", "a", "b"), (*DAREMERGE, "merge", "dare-ties", *TUNED, *RUN)),
     Job("magnitude-mask", ("base", "a"), (*DAREMERGE, *MAGNITUDE, *RUN)),
     Job(
         "masked-dare",

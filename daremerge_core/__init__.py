@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from .components import ModelEdit as ModelEdit
     from .components import ModelRef as ModelRef
     from .components import MultiMergeMethod as MultiMergeMethod
+    from .components import Numbers as Numbers
     from .components import RecipeRef as RecipeRef
+    from .components import Refiner as Refiner
+    from .components import RefinerRef as RefinerRef
     from .components import Reporter as Reporter
+    from .components import Shares as Shares
     from .components import Sparsifier as Sparsifier
     from .components import SparsifierRef as SparsifierRef
     from .components import WeightedBy as WeightedBy
@@ -76,8 +80,12 @@ _HOMES = {
         "ModelEdit",
         "ModelRef",
         "MultiMergeMethod",
+        "Numbers",
         "RecipeRef",
+        "Refiner",
+        "RefinerRef",
         "Reporter",
+        "Shares",
         "Sparsifier",
         "SparsifierRef",
         "WeightedBy",

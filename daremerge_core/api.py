@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_plan", "create_sink", "make_report", "merge_recipe", "plan_recipe", "report_on", "run_plan"]
 
+TORCH_NAMES = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""What a model's ``config.json`` calls storage dtypes."""
+
 
 def plan_recipe(
     recipe: Recipe | dict[str, Any],
@@ -56,11 +59,25 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
     if custom is not None:
         return custom
     placeholder = plan.metadata({one.name: f"blake3:{'0' * 64}" for one in plan.inputs})
-    shard_size = plan.graph.recipe.output.shard_size
+    shard_size = shard_size_for(plan, path)
     if shard_size is not None:
-        return ShardedWriter(path, plan.tensors, placeholder, shard_size=parse_size(shard_size), overwrite=overwrite)
+        return ShardedWriter(
+            path,
+            plan.tensors,
+            placeholder,
+            shard_size=parse_size(shard_size),
+            overwrite=overwrite,
+            companions=plan.companions(),
+            stored_as=TORCH_NAMES.get(plan.graph.recipe.output.dtype),
+        )
     _check_suffix(path, ".safetensors", "Name the output *.safetensors, or pass --shard-size for a folder.")
     return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite)
+
+
+def shard_size_for(plan: Plan, path: Path) -> str | None:
+    """The size of shards, where the result is a folder: as asked, or because folders merge into a folder."""
+    asked = plan.graph.recipe.output.shard_size
+    return "5GB" if asked is None and not path.suffix and plan.companions() else asked
 
 
 def _check_suffix(path: Path, wanted: str, hint: str) -> None:
@@ -134,7 +151,7 @@ def run_plan(
         from .engine import Settings, execute, settle  # before there is anything to clean up: this imports torch
 
         if plan.unsettled():  # then the file's header is not known yet, but where it goes can be checked
-            resolve_target(output, overwrite=overwrite, folder=plan.graph.recipe.output.shard_size is not None)
+            resolve_target(output, overwrite=overwrite, folder=shard_size_for(plan, output) is not None)
             settle(plan, settings or Settings(), progress=progress, cancel=cancel)
         sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
         summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)

@@ -40,6 +40,12 @@ SHIPPED: dict[str, dict[str, str]] = {
         "merge": "add-difference bislerp colorize cosine cubic cyclic gradient hslerp lerp scaled-add slerp slice"
     },
     "daremerge-merge-dare": {"merge": "dare", "sparsify": "dare"},
+    "daremerge-merge-tasks": {
+        "merge": "breadcrumbs breadcrumbs-ties consensus dare-linear dare-ties della della-linear iso-c iso-cts "
+        "karcher linear model-stock multislerp nearswap nuslerp passthrough sce task-arithmetic tasks ties tsv-m wudi",
+        "sparsify": "breadcrumbs della magnitude",
+        "refine": "lines svc",
+    },
     "daremerge-reports": {"report": "conflict diff gradient health mask merge model"},
 }
 """Which distribution of the project ships what: what to install when a recipe names a missing component."""

@@ -11,6 +11,7 @@ kind                      class                                    verb
 ``merge``                 :class:`MergeMethod`,                    ``merge(site)``
                           :class:`MultiMergeMethod`
 ``sparsify``              :class:`Sparsifier`                      ``sparsify(site, delta)``
+``refine``                :class:`Refiner`                         ``refine(site, merged, deltas)``
 ``edit``                  :class:`ModelEdit`                       ``edit(site)``
 ``mask``                  :class:`Masker`,                         ``mask(site)``
                           :class:`MaskEditor`
@@ -69,10 +70,14 @@ __all__ = [
     "ModelEdit",
     "ModelRef",
     "MultiMergeMethod",
+    "Numbers",
     "Port",
     "RecipeRef",
+    "Refiner",
+    "RefinerRef",
     "Reporter",
     "Scope",
+    "Shares",
     "Sparsifier",
     "SparsifierRef",
     "TensorComponent",
@@ -224,11 +229,37 @@ def _nested_ref(kind: str) -> Any:
 if TYPE_CHECKING:
     BlendRef = Any
     MaskerRef = Any
+    RefinerRef = Any
     SparsifierRef = Any
 else:
     BlendRef = _nested_ref("merge")
     MaskerRef = _nested_ref("mask")
+    RefinerRef = _nested_ref("refine")
     SparsifierRef = _nested_ref("sparsify")
+
+
+# --- a number for each model ------------------------------------------------------------------------
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _numbers(element: Any) -> Any:
+    schema = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 1}]}
+    shortest = PlainSerializer(lambda numbers: numbers[0] if len(numbers) == 1 else numbers)
+    return Annotated[list[element], BeforeValidator(_listed), Field(min_length=1), shortest, WithJsonSchema(schema)]
+
+
+if TYPE_CHECKING:
+    Numbers = list[float]
+    Shares = list[float]
+else:
+    Numbers = _numbers(float)
+    """One number for all models, or one for each: in a recipe ``0.8`` or ``[1, 0.8]``, on a command line an option
+    given once or as often as there are models."""
+    Shares = _numbers(Annotated[float, Field(ge=0, le=1)])
+    """:data:`Numbers` from 0 to 1."""
 
 
 # --- the base class ---------------------------------------------------------------------------------
@@ -361,16 +392,29 @@ class TensorComponent(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         """What to keep of a finished pass, once for each group; by default the sum itself.
 
         A pass that sums something large, such as a histogram, keeps here only what follows from it.
 
         Args:
+            place: of the group's first tensor.
             total: the sum of all shares.
             measured: what earlier passes kept.
         """
         return total
+
+    def working_bytes(self, shape: tuple[int, ...], numel: int, models: int) -> int:
+        """Rough bytes of scratch that computing ``numel`` elements of such a tensor takes, reading them included.
+
+        Args:
+            models: how many models are read.
+        """
+        return (2 * models + 6) * 4 * numel
+
+    def effort(self, shape: tuple[int, ...]) -> float:
+        """How many times as long an element of such a tensor takes as in a plain merge, for an honest progress."""
+        return 1.0
 
     def compute(self, site: Site) -> Tensor:
         """The verb, under one name for the engine."""
@@ -393,9 +437,10 @@ class _Selective(TensorComponent):
     )
     include: str | None = Field(None, description="Only tensors matching this selector, e.g. '*.attn2.*'.")
     exclude: str | None = Field(None, description="Leave out tensors matching this selector.")
-    on_mismatch: Literal["error", "keep-a", "skip"] = Field(
+    on_mismatch: Literal["error", "keep-a", "skip", "common-rows"] = Field(
         "error",
-        description="Where shapes or architectures differ: stop, keep A's tensor, or leave the tensor out.",
+        description="Where shapes or architectures differ: stop, keep A's tensor, leave the tensor out, or merge the "
+        "rows that all have and keep A's others (vocabularies with added tokens).",
     )
 
     def check_ratio(self, ratio: float) -> None:
@@ -537,6 +582,44 @@ class Sparsifier(Component):
     def sparsify(self, site: Site, delta: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def at_density(self, density: float) -> Sparsifier:
+        """The same sparsifier, keeping this share (0 to 1) of the elements.
+
+        Raises ``ValueError`` for a sparsifier, or a density, for which there is no such thing.
+        """
+        raise ValueError(f"{self.name} keeps no share that could be chosen")
+
+    def passes(self) -> int:
+        """How many measuring passes come before :meth:`sparsify`: see :meth:`TensorComponent.passes`."""
+        return 0
+
+    def scope(self) -> Scope:
+        """What one measurement covers: each tensor on its own, each block, or the whole model."""
+        return "tensor"
+
+    def measure(self, site: Site, delta: Tensor) -> Tensor:
+        """One block's share of a measurement that is a sum: a 1-D float64 or int64 tensor; on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
+
+    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+        """What to keep of a finished pass; it appears as ``site.measured[i]``. By default the sum itself."""
+        return total
+
+
+class Refiner(Component):
+    """Changes the merged task vector before it is added to the base: ``refine`` answers a tensor of its shape."""
+
+    kind: ClassVar[str] = "refine"
+
+    def refine(self, site: Site, merged: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+        """The refined task vector. Must not change its inputs.
+
+        Args:
+            merged: what the merge would add to the base, before λ.
+            deltas: the task vectors it was merged from, weighted.
+        """
+        raise NotImplementedError
+
 
 class _Gradient(Component):
     kind: ClassVar[str] = "gradient"
@@ -600,6 +683,6 @@ class Reporter(Component):
 
 
 KINDS: dict[str, type[Component]] = {
-    cls.kind: cls for cls in (MergeMethod, Sparsifier, ModelEdit, Masker, GradientFamily, LoraTool, Reporter)
+    cls.kind: cls for cls in (MergeMethod, Sparsifier, Refiner, ModelEdit, Masker, GradientFamily, LoraTool, Reporter)
 }
 """Every kind of component by its word in recipes."""

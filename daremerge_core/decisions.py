@@ -83,7 +83,8 @@ def decide(
     if not keys:
         raise PlanError(f"step {label!r}: {component.anchor_field()} holds no tensors")
     policy = component.on_mismatch
-    if policy == "error":
+    strict = policy in ("error", "common-rows")
+    if strict:
         _check_architectures(component, layout, others, label, layouts)
 
     chosen = set(keys)
@@ -113,6 +114,7 @@ def decide(
             gradient=gradient,
             mask=mask,
             ratio=base_ratio,
+            by_rows=policy == "common-rows",
         )
         if decision.action is Action.MERGE:
             try:
@@ -126,13 +128,13 @@ def decide(
             wrong.append(problem)
             decision = Decision(Action.SKIP if policy == "skip" else Action.COPY, problem)
         decisions[key] = decision
-    if wrong and policy == "error":
+    if wrong and strict:
         shown = "\n".join(f"  {line}" for line in wrong[:5])
         more = f"\n  … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise PlanError(
             f"step {label!r}: {len(wrong)} of {len(keys)} tensors do not fit together:\n{shown}{more}",
             hint="Keep A's tensors there with --on-mismatch keep-a, leave them out with --on-mismatch skip, "
-            "or limit the merge with --parts or --include.",
+            "merge the rows they share with --on-mismatch common-rows, or limit the merge with --parts or --include.",
         )
     if not any(one.action is Action.MERGE for one in decisions.values()):
         reasons = sorted({one.reason for one in decisions.values()})
@@ -154,10 +156,11 @@ def _decide_one(
     gradient: Gradient | None,
     mask: Mask | None,
     ratio: float,
+    by_rows: bool,
 ) -> tuple[Decision, str | None]:
     """A decision for one tensor, and what is wrong with it, if anything.
 
-    ``left_out``: why the step does not concern the tensor; None where it does.
+    ``left_out``: why the step does not concern the tensor; None where it does. ``by_rows``: numbers of rows may differ.
     """
     meta = anchor.meta(key)
     if meta.dtype not in FLOATS:
@@ -178,7 +181,7 @@ def _decide_one(
         return Decision(Action.COPY), f"{key}: not in base"
     for other in others:
         theirs = other.model.meta(key)
-        if theirs.shape != meta.shape:
+        if theirs.shape != meta.shape and not (by_rows and _same_but_rows(meta.shape, theirs.shape)):
             return Decision(Action.COPY), f"{key}: {list(meta.shape)} here, {list(theirs.shape)} in {other.port}"
         if theirs.dtype not in FLOATS:
             return Decision(Action.COPY), f"{key}: {meta.dtype} here, {theirs.dtype} in {other.port}"
@@ -189,6 +192,10 @@ def _decide_one(
         if tuple(shape) != meta.shape:
             return Decision(Action.COPY), f"{key}: {list(meta.shape)} here, {list(shape)} in the mask"
     return Decision(Action.MERGE, ratio=ratio), None
+
+
+def _same_but_rows(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(one) == len(other) >= 1 and one[1:] == other[1:]
 
 
 def _check_architectures(

@@ -27,7 +27,7 @@ from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
 from .survey import Survey
 from .values import Model, Report, Span, TensorMeta, Unsettled
-from .views import TensorView, blocks_of, measures, needs_whole, working_bytes
+from .views import TensorView, blocks_of, effort, measures, needs_whole, working_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,26 +149,26 @@ def execute(
         DaremergeError: anything the user can mend; the sink is aborted.
     """
     started = time.monotonic()
-    progress = progress or Quiet()
+    shown: Progress = progress or Quiet()
     cancel = cancel or threading.Event()
     threads = settings.worker_count()
     nonfinite: dict[str, int] = {}
     try:
         with sink, freed_memory_kept():
             pool = Pool(threads, settings.memory, cancel)
-            total = plan.bytes_in + _bytes_to_measure(plan) + plan.bytes_out * _weight(plan)
-            progress.start(total, f"making the {plan.kind}")
-            identities = _identities(plan, pool, progress, beside=partial(resolve_device, settings.device))
+            weighed = _Weighed(shown, plan)
+            weighed.start(plan.bytes_in + _bytes_to_measure(plan), f"making the {plan.kind}")
+            identities = _identities(plan, pool, weighed, beside=partial(resolve_device, settings.device))
             if expected:
                 check_identities(plan, identities, expected)
             sink.describe(plan.metadata(identities))
             with one_thread_per_op():
-                _make_ready(plan, settings, pool, progress)
+                _make_ready(plan, settings, pool, weighed)
                 tasks = _tasks(plan, settings, threads)
                 lock = threading.Lock()
 
                 def work(task: _Task) -> None:
-                    bad = _write(plan, sink, task, cancel, progress)
+                    bad = _write(plan, sink, task, cancel, weighed)
                     if bad:
                         with lock:
                             nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
@@ -178,7 +178,7 @@ def execute(
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
     finally:
-        progress.finish()
+        shown.finish()
     merged, copied, skipped = plan.counts()
     return Summary(
         paths,
@@ -347,7 +347,7 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
     return tasks
 
 
-def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: Progress) -> int:
+def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed) -> int:
     """Compute and write one task; returns the number of non-finite elements."""
     import torch
 
@@ -362,13 +362,50 @@ def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progres
             if values.is_floating_point():
                 bad += count_nonfinite(values)
             sink.write(task.meta.key, span.start, values)
-            progress.advance(nbytes(task.meta.dtype, span.numel) * _weight(plan))
+            progress.advance_work(task.meta, span.numel)
     return bad
 
 
-def _weight(plan: Plan) -> int:
-    """Progress for a byte written. A byte of a mask is 8 elements: as much work as 16 bytes of a model in fp16."""
-    return 16 if plan.kind == "mask" else 1
+class _Weighed:
+    """A progress in which elements count as much as they take, and that still ends at the bytes of the model.
+
+    So the time left is honest where a decomposition takes a thousand times as long as copying.
+    """
+
+    def __init__(self, progress: Progress, plan: Plan) -> None:
+        self._progress = progress
+        self._plan = plan
+        self._factor = 1.0
+        self._done = 0.0
+        self._lock = threading.Lock()
+
+    def start(self, total: int, what: str) -> None:
+        """``total``: bytes that are read before the first is written."""
+        work = total + sum(self._work(meta, meta.numel) for meta in self._plan.tensors)
+        shown = total + self._plan.bytes_out * (16 if self._plan.kind == "mask" else 1)
+        self._factor = shown / work if work else 1.0
+        self._progress.start(shown, what)
+
+    def advance(self, count: float) -> None:
+        with self._lock:
+            before = int(self._done)
+            self._done += count * self._factor
+            whole = int(self._done) - before
+        if whole:
+            self._progress.advance(whole)
+
+    def advance_work(self, meta: TensorMeta, numel: int) -> None:
+        """Some elements of a tensor are written."""
+        self.advance(self._work(meta, numel))
+
+    def finish(self) -> None:
+        self._progress.finish()
+
+    def _work(self, meta: TensorMeta, numel: int) -> float:
+        """A byte of a mask is 8 elements: as much work as 16 bytes of a model in fp16."""
+        if self._plan.kind == "mask":
+            return 16.0 * nbytes(meta.dtype, numel)
+        return nbytes(meta.dtype, numel) * effort(self._plan.result, meta.key)
 
 
 @contextmanager

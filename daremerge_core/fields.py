@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from .components import Component
 
-__all__ = ["choices", "is_optional", "is_table", "limits", "own_first", "plain"]
+__all__ = ["choices", "is_numbers", "is_optional", "is_table", "limits", "own_first", "plain"]
 
 
 def own_first(cls: type[Component]) -> list[str]:
@@ -21,8 +21,8 @@ def own_first(cls: type[Component]) -> list[str]:
 
 def _inherited(cls: type[Component]) -> set[str]:
     """Fields a component has from its kind rather than of its own, unless it changes their default."""
-    base = cls.__mro__[1]
-    fields = getattr(base, "model_fields", {})
+    kind = next(base for base in cls.__mro__[1:] if base.__module__ == Component.__module__)
+    fields = getattr(kind, "model_fields", {})
     return {name for name, info in fields.items() if cls.model_fields[name].default == info.default}
 
 
@@ -46,6 +46,12 @@ def is_table(info: FieldInfo) -> bool:
     """Whether a field is a mapping of names to numbers."""
     annotation = plain(info.annotation)
     return get_origin(annotation) is dict and get_args(annotation)[1] is float
+
+
+def is_numbers(info: FieldInfo) -> bool:
+    """Whether a field is a list of numbers, such as one for each model."""
+    annotation = plain(info.annotation)
+    return get_origin(annotation) is list and plain(get_args(annotation)[0]) is float
 
 
 def choices(annotation: Any) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from .recipe import (
     references,
     resolve,
 )
-from .stores import GradientFile, MaskFile, MemoryModel, PackedMask, open_model, replaced_by
+from .stores import GradientFile, MaskFile, MemoryModel, PackedMask, ShardedFolder, open_model, replaced_by
 from .values import Gradient, Mask, Model, TensorMeta, Unsettled
 from .version import __version__
 from .views import CastView, ModelView, view
@@ -123,6 +123,17 @@ class Plan:
         }
         provenance = self.recipe() | {"inputs": inputs}
         return kept | {METADATA_KEY: json.dumps(provenance, separators=(",", ":"), ensure_ascii=False)}
+
+    def companions(self) -> Mapping[str, Path]:
+        """Configuration and tokenizer files of the model that gives the result its tensors, by name."""
+        model: Any = self.value
+        while True:
+            if isinstance(model, CastView):
+                model = model.model
+            elif isinstance(model, ModelView):
+                model = model.anchor
+            else:
+                return model.companions if isinstance(model, ShardedFolder) else {}
 
     def close(self) -> None:
         for one in self.inputs:

@@ -51,6 +51,7 @@ __all__ = [
     "MaskView",
     "ModelView",
     "blocks_of",
+    "effort",
     "measures",
     "needs_whole",
     "view",
@@ -174,7 +175,7 @@ class TensorView:
         where_read = None if whole else span
 
         def of_model(model: Model) -> Callable[[], Tensor]:
-            return lambda: _read_on(model, key, where_read, where).to(dtype)
+            return lambda: _read_rows(model, self.anchor, key, where_read, where, dtype)
 
         def of_mask(mask: Mask) -> Callable[[], Tensor]:
             return lambda: _read_mask(mask, key, meta, where_read, where)
@@ -288,7 +289,7 @@ class TensorView:
 
     def _conclude(self, key: str, total: Tensor, done: tuple[Tensor, ...]) -> Tensor:
         with self._blame(key):
-            return self.component.conclude(total, done)
+            return self.component.conclude(self.layout.place(key), total, done)
 
     def to_prepare(self) -> list[str]:
         """The tensors that :meth:`prepare` reads, each as often as there are passes."""
@@ -320,7 +321,12 @@ class TensorView:
         """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
         models = 1 + len(self.others)
         below = max((working_bytes(child, key, numel) for child in self.children()), default=0)
-        return below + (2 * models + 6) * 4 * numel
+        return below + self.component.working_bytes(self.anchor.meta(key).shape, numel, models)
+
+    def effort(self, key: str) -> float:
+        """How many times as long an element of ``key`` takes as in a plain merge, with what it is read from."""
+        own = self.component.effort(self.anchor.meta(key).shape)
+        return max([own, *(effort(child, key) for child in self.children())])
 
     def close(self) -> None:
         """Views own no file; the models below them are closed by whoever opened them."""
@@ -382,6 +388,11 @@ class ModelView(TensorView):
         if self.decisions[key].action is Action.COPY:
             return measures(self.anchor, key)
         return super().measures(key)
+
+    def effort(self, key: str) -> float:
+        if self.decisions[key].action is Action.COPY:
+            return effort(self.anchor, key)
+        return super().effort(key)
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
         result = self.read_on_device(key, span)
@@ -629,6 +640,24 @@ def _read_on(model: Model, key: str, span: Span | None, device: torch.device) ->
     return found if found.device == device else found.to(device)
 
 
+def _read_rows(
+    model: Model, anchor: Model, key: str, span: Span | None, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """A model's tensor in ``dtype``. Rows that the anchor has and the model lacks are the anchor's, so that the model
+    changes nothing in them; rows that the anchor lacks are left out."""
+    meta, theirs = anchor.meta(key), model.meta(key)
+    if theirs.shape == meta.shape:
+        return _read_on(model, key, span, device).to(dtype)
+    import torch
+
+    wanted = span or meta.whole
+    shared = min(max(theirs.numel, wanted.start), wanted.stop)
+    parts = [(model, Span(wanted.start, shared)), (anchor, Span(shared, wanted.stop))]
+    pieces = [_read_on(one, key, part, device).to(dtype) for one, part in parts if part.numel]
+    flat = torch.cat(pieces or [torch.empty(0, dtype=dtype, device=device)])
+    return flat if span is not None else flat.reshape(meta.shape)
+
+
 def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device: torch.device) -> Tensor:
     if mask.shape(key) is None:  # a key the mask does not know selects nothing
         import torch
@@ -661,6 +690,12 @@ def measures(value: Any, key: str) -> bool:
     """Whether reading ``key`` starts with a pass over the whole tensor."""
     value = _source(value)
     return isinstance(value, TensorView) and _knows(value, key) and value.measures(key)
+
+
+def effort(value: Any, key: str) -> float:
+    """How many times as long an element of ``key`` takes to read as in a plain merge."""
+    value = _source(value)
+    return value.effort(key) if isinstance(value, TensorView) and _knows(value, key) else 1.0
 
 
 def working_bytes(value: Any, key: str, numel: int) -> int:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from ..components import Component, LoraTool, nested, ports
 from ..errors import RecipeError
-from ..fields import choices, is_table, limits, own_first, plain
+from ..fields import choices, is_numbers, is_table, limits, own_first, plain
 from ..recipe import parse_yaml
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class KeyNumber(ParamType):
 
 
 def flag(field: str, info: FieldInfo | None = None) -> str:
-    """``drop_rate`` → ``--drop-rate``; a mapping is given key by key, so ``blocks`` → ``--block``."""
-    word = field.removesuffix("s") if info is not None and is_table(info) else field
+    """``drop_rate`` → ``--drop-rate``; what is given one by one is so called: ``blocks`` → ``--block``."""
+    word = field.removesuffix("s") if info is not None and (is_table(info) or is_numbers(info)) else field
     return "--" + word.replace("_", "-")
 
 
@@ -137,7 +137,9 @@ def _option(cls: type[Component], name: str, info: FieldInfo) -> click.Option:
     word = flag(info.alias or name, info)
     settings: dict[str, Any] = {"help": help_text, "required": info.is_required()}
     annotation = plain(info.annotation)
-    if default is not None:  # shown only: what the user did not type is left to the component
+    if is_numbers(info):  # a default of its own kind: one for all
+        settings["help"] += f"  [default: {', '.join(f'{one:g}' for one in default)}]" if default else ""
+    elif default is not None:  # shown only: what the user did not type is left to the component
         settings |= {"default": ",".join(default) if isinstance(default, list) else default, "show_default": True}
     if annotation is bool:
         return click.Option([f"{word}/--no-{word[2:]}", FIELD + name], **settings)

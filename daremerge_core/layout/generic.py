@@ -43,7 +43,7 @@ QUANTISATION: frozenset[str] = frozenset(
 def block_of(path: str) -> GenericBlock | None:
     """The block of a name without its container's prefix: the path as far as its first number, if more follows."""
     segments = path.split(".")
-    for i in range(1, len(segments) - 1):
+    for i in range(len(segments) - 1):
         if is_number(segments[i]):
             return GenericBlock(".".join(segments[: i + 1]), ".".join(segments[:i]), int(segments[i]))
     return None

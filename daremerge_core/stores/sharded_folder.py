@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelFileError
 from ..values import Span, TensorMeta
 from . import strict_json
+from .companions import companions_of
 from .files import open_regular
 from .safetensors_file import Extent, SafetensorsFile
 
@@ -63,6 +64,11 @@ class ShardedFolder:
         """The files this model is read from: the shards, and the index where there is one."""
         shards = tuple(shard.path for shard in self._shards)
         return (*shards, self._index) if self._index else shards
+
+    @property
+    def companions(self) -> Mapping[str, Path]:
+        """Configuration and tokenizer files beside the shards, by name."""
+        return companions_of(self._shards[0].path.parent)
 
     @property
     def metadata(self) -> Mapping[str, str]:

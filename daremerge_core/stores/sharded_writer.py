@@ -13,6 +13,7 @@ from .. import dtypes
 from ..errors import ModelFileError, OutputError
 from ..values import TensorMeta
 from .atomic import Partial, check_space, fail, resolve_target, sync_folder, write_text
+from .companions import copy_companions, is_companion
 from .sharded_folder import INDEX_NAME, read_weight_map
 from .writer import SafetensorsWriter
 
@@ -40,8 +41,8 @@ class ShardedWriter:
     """A :class:`~daremerge_core.stores.sink.Sink` into a folder of shards.
 
     The folder is written under a temporary name beside ``folder`` and renamed as a whole on :meth:`commit`. With
-    ``overwrite``, an older folder is replaced if it holds an index, its shards and nothing else. All metadata goes into
-    the first shard; ``format``, which some libraries look for in each, into all.
+    ``overwrite``, an older folder is replaced if it holds an index, its shards, their companions and nothing else. All
+    metadata goes into the first shard; ``format``, which some libraries look for in each, into all.
 
     Raises :class:`~daremerge_core.errors.OutputError` before any work when the folder exists, cannot be written, or
     does not fit on the disk.
@@ -55,10 +56,18 @@ class ShardedWriter:
         *,
         shard_size: int,
         overwrite: bool = False,
+        companions: Mapping[str, Path] = {},
+        stored_as: str | None = None,
     ) -> None:
+        """
+        Args:
+            companions: configuration and tokenizer files to put beside the shards, by name.
+            stored_as: torch's name of the dtype that ``config.json`` is to state; what it states by default.
+        """
         if not tensors or shard_size < 1:
             raise ValueError("shards need at least one tensor, and a size of at least one byte")
         self._overwrite = overwrite
+        self._companions, self._stored_as = companions, stored_as
         self.path = _resolve_folder(Path(folder), overwrite=overwrite)
         shards = plan_shards(tensors, shard_size)
         self._names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
@@ -96,6 +105,7 @@ class ShardedWriter:
         try:
             for writer in self._writers:
                 writer.commit()
+            copy_companions(self._companions, self._partial.path, dtype=self._stored_as)
             write_text(self._partial.path / INDEX_NAME, self._index(), overwrite=False)
             _resolve_folder(self.path, overwrite=self._overwrite)  # nobody put anything there meanwhile
             self._swap()
@@ -103,7 +113,7 @@ class ShardedWriter:
             fail(error, self.path, self._total)
         finally:
             self.abort()
-        return [self.path / name for name in (*self._names, INDEX_NAME)]
+        return [self.path / name for name in (*self._names, *self._companions, INDEX_NAME)]
 
     def _index(self) -> str:
         weight_map = {key: self._names[self._shard_of[key]] for key in sorted(self._shard_of)}
@@ -153,6 +163,6 @@ def _resolve_folder(folder: Path, *, overwrite: bool) -> Path:
             known = {INDEX_NAME, *read_weight_map(target / INDEX_NAME).values()}
         except ModelFileError as error:
             raise OutputError(f"{folder}: will not be replaced: it is not a sharded model.", hint=hint) from error
-        if others := sorted(found - known):
+        if others := sorted(name for name in found - known if not is_companion(name)):
             raise OutputError(f"{folder}: will not be replaced: it also holds {', '.join(others[:5])}.", hint=hint)
     return target

@@ -91,7 +91,7 @@ def _widget(cls: type[Component], name: str, info: FieldInfo, catalog: Catalog) 
         inner = plain(get_args(kind)[0])
         words = choices(inner)
         hint = ", ".join(words) if words else "one, two, three"
-        held = ", ".join(map(str, default or ()))
+        held = ", ".join(f"{one:g}" if inner is float else str(one) for one in default or ())
         return _text(common, word, partial(_to_list, word, inner), f"{hint}; empty: not set", default=held)
     if get_origin(kind) is dict:
         return _text(common, word, partial(_to_mapping, word), "name: value, one in a line", multiline=True)

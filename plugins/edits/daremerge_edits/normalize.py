@@ -85,7 +85,7 @@ class Normalize(ModelEdit):
                 squares[:, index] = site.total(*both)
         return squares.reshape(-1)
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         """The factors, in the order of :data:`FACTORS`."""
         ours, theirs = (dict(zip(FACTORS, row, strict=True)) for row in total.reshape(2, -1).tolist())
         factors = {name: self._factor(ours[name], theirs[name]) for name in FACTORS}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from daremerge_core import MaskEditor, Masker, MaskerRef, MaskRef, ModelRef, Site
+from daremerge_core import MaskEditor, Masker, MaskerRef, MaskRef, ModelRef, Place, Site
 from daremerge_core.select import select
 
 if TYPE_CHECKING:
@@ -166,26 +166,26 @@ class Magnitude(Masker):
         return self.over
 
     def measure(self, site: Site) -> Tensor:
-        from . import kernels
+        from daremerge_core import quantile
 
-        bits = self._bits(site).reshape(-1)
-        return kernels.fine_counts(bits, site.measured[0]) if site.measured else kernels.coarse_counts(bits)
+        bits = self._bits(site)
+        return quantile.fine_counts(bits, site.measured[0]) if site.measured else quantile.coarse_counts(bits)
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        from . import kernels
+    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+        from daremerge_core import quantile
 
         if measured:
-            return kernels.kth_smallest(total, measured[0])
-        return kernels.bin_of_rank(total, round(self.threshold * int(total.sum())))
+            return quantile.kth_smallest(total, measured[0])
+        return quantile.bin_of_rank(total, round(self.threshold * int(total.sum())))
 
     def mask(self, site: Site) -> Tensor:
         below: Tensor = self._bits(site) <= int(site.measured[1])
         return below if self.select == "below" else ~below
 
     def _bits(self, site: Site) -> Tensor:
-        from . import kernels
+        from daremerge_core import quantile
 
-        return kernels.magnitude_bits(site.model, site["base"])
+        return quantile.magnitude_bits(site.model - site["base"])
 
 
 class SignAgreement(Masker):

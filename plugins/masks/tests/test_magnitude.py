@@ -15,10 +15,10 @@ from torch import Tensor
 
 from daremerge_core import MemoryModel, Span, TensorMeta, view
 from daremerge_core.layout import detect
+from daremerge_core.quantile import magnitude_bits
 from daremerge_core.rng import accelerated
 from daremerge_core.testing import tiny_model
 from daremerge_core.testing.tiny import SHAPES
-from daremerge_masks import kernels
 from daremerge_masks.components import Magnitude
 
 INF, NAN = float("inf"), float("nan")
@@ -40,10 +40,6 @@ def mask(deltas: Mapping[str, Tensor], **options: Any) -> Any:
     """The mask of a model whose deltas are these: over a base of zeros, so that nothing is rounded."""
     base = {key: torch.zeros_like(delta) for key, delta in deltas.items()}
     return view(Magnitude(model=MemoryModel(dict(deltas)), base=MemoryModel(base), **options))
-
-
-def bits_of(delta: Tensor) -> Tensor:
-    return kernels.magnitude_bits(delta, torch.zeros_like(delta))
 
 
 def smallest(delta: Tensor, share: float) -> Tensor:
@@ -120,7 +116,7 @@ class TestOneTensor:
         rank = round(share * delta.numel())
         assert int(selected.sum()) >= rank
         if rank:
-            order = bits_of(delta)
+            order = magnitude_bits(delta)
             largest = order[selected].max()
             assert int((order < largest).sum()) < rank
             assert not (order[~selected] <= largest).any()
@@ -191,48 +187,3 @@ class TestOverMoreThanATensor:
         value: Any = mask({"w": torch.randn(1000)})
         value.read("w", Span(0, 1))
         assert [tuple(kept.shape) for kept in value.measured("w")] == [(2,), (1,)]
-
-
-class TestKernels:
-    @given(st.lists(FLOATS, min_size=2, max_size=2))
-    def test_bits_are_in_the_order_of_magnitudes(self, values: list[float]) -> None:
-        one, other = bits_of(torch.tensor(values, dtype=torch.float32)).tolist()
-        first, second = (INF if np.isnan(value) else abs(value) for value in values)
-        if any(np.isnan(values)):
-            assert (one < other) == (not np.isnan(values[0]) and bool(np.isnan(values[1])))
-        else:
-            assert (one < other) == (first < second)
-            assert (one == other) == (first == second)
-
-    def test_every_nan_counts_the_same(self) -> None:
-        patterns = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF, 0x7FC00000], dtype=torch.int32)
-        assert bits_of(patterns.view(torch.float32)).tolist() == [kernels.NAN] * 5
-
-    @pytest.mark.skipif(not accelerated(), reason="numba is off, or not installed")
-    @given(
-        values=st.lists(st.integers(0, kernels.NAN) | st.sampled_from([0, 0xFFFF, 0x10000, kernels.NAN]), max_size=8),
-        coarse=st.integers(0, kernels.COARSE - 1),
-    )
-    @settings(max_examples=50)
-    def test_numba_counts_what_torch_counts(self, values: list[int], coarse: int) -> None:
-        bits = torch.tensor(values, dtype=torch.int32)
-        bins = {coarse, *(value >> 16 for value in values)}
-        counted = []
-        for fast in IMPLEMENTATIONS:
-            with implementation(fast):
-                fine = [kernels.fine_counts(bits, torch.tensor([one, 0])) for one in sorted(bins)]
-                counted.append([kernels.coarse_counts(bits), *fine])
-        for torch_counts, numba_counts in zip(*counted, strict=True):
-            assert torch_counts.dtype == numba_counts.dtype == torch.int64
-            assert torch.equal(torch_counts, numba_counts)
-
-    @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=20), data=st.data())
-    def test_a_rank_is_found_in_its_bin(self, counts: list[int], data: st.DataObject) -> None:
-        flat = [index for index, count in enumerate(counts) for _ in range(count)]
-        rank = data.draw(st.integers(0, len(flat)))
-        found, within = kernels.bin_of_rank(torch.tensor(counts), rank).tolist()
-        if rank == 0:
-            assert (found, within) == (0, 0)
-        else:
-            assert found == flat[rank - 1]
-            assert within == rank - sum(counts[:found])

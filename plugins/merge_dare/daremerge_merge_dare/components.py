@@ -28,6 +28,9 @@ class DareSparsifier(Sparsifier):
     rescale: bool = RESCALE
     seed: int = SEED
 
+    def at_density(self, density: float) -> Sparsifier:
+        return self.model_copy(update={"drop_rate": 1.0 - density})
+
     def sparsify(self, site: Site, delta: Tensor, *, draw: int = 0) -> Tensor:
         from . import kernels
 

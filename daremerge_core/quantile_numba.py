@@ -1,4 +1,4 @@
-"""The histograms of :mod:`.kernels` compiled by numba for the CPU: the same counts, sooner.
+"""The histograms of :mod:`.quantile` compiled by numba for the CPU: the same counts, sooner.
 
 They are compiled when this module is first imported, and loaded from numba's cache on disk from then on. They release
 the GIL.
@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from daremerge_core.compiled import compiled
+from .compiled import compiled
 
 _COUNTS, _BITS = types.int64[::1], types.uint32[::1]
 _UPPER = np.uint32(16)

@@ -1,0 +1,72 @@
+"""What lies beside the weights in a Hugging Face folder, and belongs to them: configuration and tokenizer.
+
+A merge of folders carries these files over from the model that gives the result its tensors, so that the new folder
+loads like the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+__all__ = ["companions_of", "copy_companions", "is_companion"]
+
+NAMES = (
+    "added_tokens.json",
+    "chat_template.*",
+    "config.json",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "merges.txt",
+    "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer*",
+    "vocab.*",
+    "*.tiktoken",
+)
+"""Names of such files, as patterns. Code (``*.py``) is not carried: it may be of another licence, and it runs."""
+
+LARGEST = 200_000_000
+"""Bytes of such a file; what is larger is no configuration."""
+
+
+def is_companion(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in NAMES)
+
+
+def companions_of(folder: Path) -> dict[str, Path]:
+    """The files beside the weights by name, in order. Folders within the folder are not looked at."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    mine = (one for one in found if is_companion(one.name) and one.is_file())
+    return {one.name: one for one in mine if one.stat().st_size < LARGEST}
+
+
+def copy_companions(companions: Mapping[str, Path], folder: Path, *, dtype: str | None = None) -> None:
+    """Copy them into ``folder``.
+
+    Args:
+        dtype: torch's name of the dtype that the weights are now stored in, where it was changed: ``config.json`` says
+            so then.
+    """
+    for name, path in companions.items():
+        data = path.read_bytes()
+        (folder / name).write_bytes(_with_dtype(data, dtype) if name == "config.json" and dtype else data)
+
+
+def _with_dtype(config: bytes, dtype: str) -> bytes:
+    try:
+        table: Any = json.loads(config)
+    except ValueError:
+        return config
+    if not isinstance(table, dict):
+        return config
+    named = [key for key in ("torch_dtype", "dtype") if key in table] or ["torch_dtype"]
+    return (json.dumps(table | dict.fromkeys(named, dtype), indent=2, ensure_ascii=False) + "\n").encode()

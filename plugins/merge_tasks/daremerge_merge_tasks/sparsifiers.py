@@ -1,0 +1,179 @@
+"""Sparsifiers: which elements of a task vector stay. ``dare`` is the plugin ``daremerge-merge-dare``'s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from daremerge_core import Site, Sparsifier
+
+from .options import RESCALE, SEED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Self
+
+__all__ = ["OVER", "Breadcrumbs", "Della", "Magnitude"]
+
+OVER = Field("tensor", description="What the largest are sought in: each tensor, each block, or the whole model.")
+DENSITY = Field(0.5, ge=0, le=1, description="Share of the elements kept.")
+NOTHING = 0x7F800002
+"""More than the bits of any magnitude."""
+ROWS_AT_A_TIME = 1 << 20
+"""Elements whose ranks are found at a time."""
+
+
+class Magnitude(Sparsifier):
+    """Keep the largest changes: the share of the elements with the largest |τ|, exactly.
+
+    Of D elements, k = round(density · D) are kept, and whatever ties with the smallest of them. Over the whole model as
+    in TIES's paper, over each block, or over each tensor as mergekit does. Nothing is rescaled. Density 0 keeps
+    nothing, 1 everything. Magnitudes are compared in float32.
+
+    Source: Yadav et al., "TIES-Merging", arXiv 2306.01708, section 4.1.
+    """
+
+    name = "magnitude"
+    density: float = DENSITY
+    over: Literal["tensor", "block", "model"] = OVER
+
+    def at_density(self, density: float) -> Sparsifier:
+        return self.model_copy(update={"density": density})
+
+    def passes(self) -> int:
+        return 2
+
+    def scope(self) -> Literal["tensor", "block", "model"]:
+        return self.over
+
+    def measure(self, site: Site, delta: Tensor) -> Tensor:
+        from daremerge_core import quantile
+
+        bits = quantile.magnitude_bits(delta)
+        return quantile.fine_counts(bits, site.measured[0]) if site.measured else quantile.coarse_counts(bits)
+
+    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+        from daremerge_core import quantile
+
+        if measured:
+            return quantile.kth_smallest(total, measured[0]) if int(measured[0][1]) else total.new_tensor([NOTHING])
+        count = int(total.sum())
+        kept = round(self.density * count)
+        return quantile.bin_of_rank(total, count - kept + 1) if kept else total.new_tensor([0, 0])
+
+    def sparsify(self, site: Site, delta: Tensor) -> Tensor:
+        from daremerge_core.kernels import select
+        from daremerge_core.quantile import magnitude_bits
+
+        from . import kernels
+
+        return select(kernels.at_least(magnitude_bits(delta), int(site.measured[1])), delta)
+
+
+class Breadcrumbs(Sparsifier):
+    """Drop the largest changes, as outliers, and the smallest: keep a band of magnitudes of each tensor.
+
+    Of D elements the round(γ D) largest are dropped and the round(density · D) next are kept, with whatever ties with
+    the smallest of them. Where density + γ exceed 1, fewer of the largest are dropped. A tensor so small that
+    round(γ D) = 0 loses none of its largest.
+
+    Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
+    """
+
+    name = "breadcrumbs"
+    density: float = DENSITY
+    gamma: float = Field(0.01, ge=0, le=1, description="γ: share of the largest changes that is dropped.")
+
+    def at_density(self, density: float) -> Sparsifier:
+        return self.model_copy(update={"density": density})
+
+    def passes(self) -> int:
+        return 2
+
+    def measure(self, site: Site, delta: Tensor) -> Tensor:
+        import torch
+
+        from daremerge_core import quantile
+
+        bits = quantile.magnitude_bits(delta)
+        if not site.measured:
+            return quantile.coarse_counts(bits)
+        return torch.stack([quantile.fine_counts(bits, found) for found in site.measured[0]])
+
+    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+        import torch
+
+        from daremerge_core import quantile
+
+        if measured:
+            ends = [quantile.kth_smallest(*pair) for pair in zip(total, measured[0], strict=True)]
+            return torch.cat(ends) if int(measured[0][0][1]) else total.new_tensor([NOTHING, NOTHING])
+        count = int(total.sum())
+        kept = round(self.density * count)
+        largest = min(round(self.gamma * count), count - kept)
+        ranks = (count - largest - kept + 1, count - largest) if kept else (0, 0)
+        return torch.stack([quantile.bin_of_rank(total, rank) for rank in ranks])
+
+    def sparsify(self, site: Site, delta: Tensor) -> Tensor:
+        from daremerge_core.kernels import select
+        from daremerge_core.quantile import magnitude_bits
+
+        low, high = site.measured[1].tolist()
+        bits = magnitude_bits(delta)
+        return select((bits >= low) & (bits <= high), delta)
+
+
+class Della(Sparsifier):
+    """Drop changes at random, the small ones more often: each element by its rank in its row (MagPrune).
+
+    d_r = d − ε/2 + ε r/(n − 1) for rank r = 0 … n − 1 from the smallest |τ| of a row of n; τ̃ = mτ/d_r with
+    m ~ Bernoulli(d_r). A convolution's rows are (out, rest); a vector is one row; of a single element d_r is d.
+    Unbiased with ``rescale``. Density 0 gives zeros and 1 everything, whatever ε.
+
+    ε is the whole window, as in the paper; mergekit's epsilon is half of it.
+
+    Source: Deep et al., "DELLA-Merging", arXiv 2406.11617, section 3.
+    """
+
+    name = "della"
+    elementwise = False
+    density: float = DENSITY
+    epsilon: float = Field(0.2, ge=0, le=1, description="ε: how far the probabilities range over a row, in all.")
+    rescale: bool = RESCALE
+    seed: int = SEED
+
+    @model_validator(mode="after")
+    def _probabilities_are_possible(self) -> Self:
+        half = self.epsilon / 2
+        if 0 < self.density < 1 and not (half < self.density <= 1 - half):
+            raise ValueError(
+                f"density {self.density:g} with epsilon {self.epsilon:g} gives probabilities from "
+                f"{self.density - half:g} to {self.density + half:g}: they must lie above 0 and at most at 1"
+            )
+        return self
+
+    def at_density(self, density: float) -> Sparsifier:
+        return type(self)(**{**dict(self), "density": density})
+
+    def effort(self, shape: tuple[int, ...]) -> float:
+        """Sorting each row."""
+        return 12.0
+
+    def sparsify(self, site: Site, delta: Tensor) -> Tensor:
+        import torch
+
+        from . import kernels
+
+        if self.density in (0.0, 1.0) or not delta.numel():
+            return delta * self.density
+        rows = delta.reshape(delta.shape[0], -1) if delta.ndim > 1 else delta.reshape(1, -1)
+        uniform = site.draw(self.seed, self.name).uniform().reshape(rows.shape)
+        step = max(ROWS_AT_A_TIME // max(rows.shape[1], 1), 1)
+        dropped = [self._dropped(rows[i : i + step], uniform[i : i + step], kernels) for i in range(0, len(rows), step)]
+        return torch.cat(dropped).reshape(delta.shape)
+
+    def _dropped(self, rows: Tensor, uniform: Tensor, kernels: Any) -> Tensor:
+        keep = kernels.della_probabilities(rows, self.density, self.epsilon)
+        dropped: Tensor = kernels.drop_by_probability(rows, uniform, keep, rescale=self.rescale)
+        return dropped

@@ -1,0 +1,68 @@
+"""Radix selection: bits in the order of magnitudes, and the same counts with numba and without."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daremerge_core import quantile
+from daremerge_core.quantile import magnitude_bits
+from daremerge_core.rng import accelerated
+
+INF, NAN = float("inf"), float("nan")
+FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, INF, -INF, NAN])
+"""Any float32, ties among them likely."""
+
+
+class TestBitsAndCounts:
+    @given(st.lists(FLOATS, min_size=2, max_size=2))
+    def test_bits_are_in_the_order_of_magnitudes(self, values: list[float]) -> None:
+        one, other = magnitude_bits(torch.tensor(values, dtype=torch.float32)).tolist()
+        first, second = (INF if np.isnan(value) else abs(value) for value in values)
+        if any(np.isnan(values)):
+            assert (one < other) == (not np.isnan(values[0]) and bool(np.isnan(values[1])))
+        else:
+            assert (one < other) == (first < second)
+            assert (one == other) == (first == second)
+
+    def test_every_nan_counts_the_same(self) -> None:
+        patterns = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF, 0x7FC00000], dtype=torch.int32)
+        assert magnitude_bits(patterns.view(torch.float32)).tolist() == [quantile.NAN] * 5
+
+    @pytest.mark.skipif(not accelerated(), reason="numba is off, or not installed")
+    @given(
+        values=st.lists(st.integers(0, quantile.NAN) | st.sampled_from([0, 0xFFFF, 0x10000, quantile.NAN]), max_size=8),
+        coarse=st.integers(0, quantile.COARSE - 1),
+    )
+    @settings(max_examples=50)
+    def test_numba_counts_what_torch_counts(self, values: list[int], coarse: int) -> None:
+        bits = torch.tensor(values, dtype=torch.int32)
+        bins = {coarse, *(value >> 16 for value in values)}
+        counted = []
+        for fast in ("0", "1"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DAREMERGE_FAST", fast)
+                fine = [quantile.fine_counts(bits, torch.tensor([one, 0])) for one in sorted(bins)]
+                counted.append([quantile.coarse_counts(bits), *fine])
+        for torch_counts, numba_counts in zip(*counted, strict=True):
+            assert torch_counts.dtype == numba_counts.dtype == torch.int64
+            assert torch.equal(torch_counts, numba_counts)
+
+    @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=20), data=st.data())
+    def test_a_rank_is_found_in_its_bin(self, counts: list[int], data: st.DataObject) -> None:
+        flat = [index for index, count in enumerate(counts) for _ in range(count)]
+        rank = data.draw(st.integers(0, len(flat)))
+        found, within = quantile.bin_of_rank(torch.tensor(counts), rank).tolist()
+        if rank == 0:
+            assert (found, within) == (0, 0)
+        else:
+            assert found == flat[rank - 1]
+            assert within == rank - sum(counts[:found])
+
+    def test_values_are_left_alone(self) -> None:
+        values = torch.tensor([-1.0, NAN, 2.0])
+        magnitude_bits(values)
+        assert values[0] == -1.0
