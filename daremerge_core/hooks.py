@@ -13,9 +13,9 @@ choosing a component by name never goes through one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -51,6 +51,13 @@ class Hooks:
     @hookspec(firstresult=True)
     def daremerge_create(self, path: Path, plan: Plan) -> Sink | None:
         """A sink that writes ``plan`` to ``path``, or None when its format is not this plugin's."""
+
+    @hookspec(firstresult=True)
+    def daremerge_recipe(self, data: Mapping[str, Any], source: str) -> dict[str, Any] | None:
+        """A recipe, as plain data, from another tool's configuration, or None when it is not one this plugin knows.
+
+        Asked of a file that has no ``output``, which every recipe has. ``source`` is its name, for messages.
+        """
 
     @hookspec
     def daremerge_layouts(self) -> Sequence[LayoutSpec]:  # type: ignore[empty-body]

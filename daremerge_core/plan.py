@@ -258,7 +258,7 @@ def read_plan(path: Path, catalog: Catalog, *, folders: Sequence[Path] = ()) -> 
 
     Raises what :func:`~daremerge_core.recipe.load_recipe` and :func:`make_plan` raise.
     """
-    plan = make_plan(resolve(load_recipe(path), catalog), catalog, folders=[*folders, *recipe_folders(path)])
+    plan = make_plan(resolve(load_recipe(path, catalog), catalog), catalog, folders=[*folders, *recipe_folders(path)])
     if holds_tensors(path):
         plan.written = open_model(path, openers=[lambda one: catalog.hook.daremerge_open(path=one)])
     return plan

@@ -88,8 +88,11 @@ def parse_recipe(data: Any, *, source: str = "recipe") -> Recipe:
     return recipe
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, catalog: Catalog | None = None) -> Recipe:
     """A recipe from a YAML or JSON file, or the one inside a model, mask or gradient that was written.
+
+    Args:
+        catalog: whose plugins may know other tools' configurations: they are translated.
 
     Raises:
         RecipeError: the file is no recipe, or breaks its rules.
@@ -106,6 +109,8 @@ def load_recipe(path: Path) -> Recipe:
     data = parse_yaml(text, source=str(path))
     if isinstance(data, dict) and data.get("daremerge") == "gradient":
         return parse_recipe((data.get("made_by") or {}).get("recipe"), source=f"the recipe inside {path}")
+    if catalog is not None and isinstance(data, dict) and "output" not in data:
+        data = catalog.hook.daremerge_recipe(data=data, source=str(path)) or data
     return parse_recipe(data, source=str(path))
 
 

@@ -71,6 +71,7 @@ METHODS = {
     "masks": ("mask", "magnitude", "a.safetensors", "--base", "base.safetensors"),
     "merge_basic": ("merge", "slerp", "a.safetensors", "b.safetensors"),
     "merge_dare": ("merge", "dare", "a.safetensors", "b.safetensors", "--base", "base.safetensors"),
+    "merge_tasks": ("merge", "ties", "a.safetensors", "b.safetensors", "--base", "base.safetensors"),
     "reports": ("report", "diff", "a.safetensors", "b.safetensors"),
 }
 

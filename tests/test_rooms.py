@@ -13,6 +13,7 @@ import daremerge_core
 MAY_IMPORT_TORCH = (
     "daremerge_core.demo.digits",
     "daremerge_core.kernels",
+    "daremerge_core.quantile",
     "daremerge_core.rng.normal",
     "daremerge_core.rng.philox_numba",
     "daremerge_core.rng.philox_torch",

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("step", "Look at models, masks, LoRAs and merges: text, tables, pictures."),
     "run": ("run", "Run a recipe, or the recipe inside an output."),
     "plan": ("run", "Check a recipe and show what it would do."),
+    "import": ("run", "Translate another tool's configuration into a recipe."),
     "inspect": ("inspect", "Show what a model, mask or gradient file holds."),
     "methods": ("catalog", "List the installed components."),
     "plugins": ("catalog", "List plugins, and what failed to load and why."),

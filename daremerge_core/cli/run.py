@@ -1,4 +1,4 @@
-"""``daremerge run`` and ``daremerge plan``: recipes."""
+"""``daremerge run``, ``daremerge plan`` and ``daremerge import``: recipes, and other tools' configurations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
+from ..catalog import discover
 from ..recipe import (
     Recipe,
     apply_settings,
@@ -16,13 +18,15 @@ from ..recipe import (
     read_provenance,
     recipe_folders,
 )
+from ..stores.atomic import write_text
 from .output import output_parameters, perform
+from .show import printable
 
-__all__ = ["plan_command", "run_command"]
+__all__ = ["import_command", "plan_command", "run_command"]
 
 
 def _load(path: Path, settings: tuple[str, ...], params: dict[str, Any]) -> Recipe:
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, discover())
     data = recipe.model_dump(exclude_none=True)
     given = {"dtype": params.get("dtype"), "shard_size": params.get("shard_size")}
     data["output"] |= {key: value for key, value in given.items() if value}
@@ -43,7 +47,8 @@ _MODELS = click.Option(
 def _run(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ...], **params: Any) -> None:
     """Run a recipe (YAML or JSON), or run again the recipe inside a merged file.
 
-    A merged file's recipe gives the same bytes again; a run whose inputs have changed since is refused.
+    A merged file's recipe gives the same bytes again; a run whose inputs have changed since is refused. A mergekit
+    configuration is run too, as far as it can be translated: see daremerge import.
     """
     loaded = _load(recipe, settings, params)
     expected = None
@@ -61,6 +66,24 @@ def _plan(recipe: Path, settings: tuple[str, ...], model_folders: tuple[Path, ..
     perform(loaded, {"dry_run": True}, folders=[*model_folders, *recipe_folders(recipe)], target=None)
 
 
+def _import(recipe: Path, output: Path | None, overwrite: bool) -> None:
+    """Translate another tool's configuration, such as mergekit's, into a recipe.
+
+    \b
+    daremerge import mergekit.yml -o recipe.yaml
+    daremerge run recipe.yaml -o MERGED
+
+    Without -o the recipe is shown. What has no counterpart is refused by name.
+    """
+    data = load_recipe(recipe, discover()).model_dump(exclude_none=True, exclude_defaults=True)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text, overwrite=overwrite)
+        click.echo(f"wrote {printable(str(output))}")
+
+
 _RECIPE = click.Argument(["recipe"], type=click.Path(path_type=Path), metavar="RECIPE")
 
 run_command = click.Command(
@@ -74,5 +97,15 @@ run_command = click.Command(
     ],
     callback=_run,
     help=_run.__doc__,
+)
+import_command = click.Command(
+    "import",
+    params=[
+        _RECIPE,
+        click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write it."),
+        click.Option(["--overwrite"], is_flag=True, help="Replace an existing file."),
+    ],
+    callback=_import,
+    help=_import.__doc__,
 )
 plan_command = click.Command("plan", params=[_RECIPE, _SET, _MODELS], callback=_plan, help=_plan.__doc__)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -29,23 +30,25 @@ if TYPE_CHECKING:
 __all__ = ["DemoResult", "Row", "run_demo"]
 
 RECIPE = "three.yaml"
+PICTURE = "accuracy.png"
 MARK = "# Written by `daremerge demo`"
 """How the recipe begins; a folder that holds it is the demo's to overwrite."""
 
 RECIPE_TEXT = f"""\
-{MARK}: three fine-tunes added to their base, one DARE after another.
-# Each step has a seed of its own. With one seed all three would keep the same tenth of the elements and collide there.
+{MARK}: three fine-tunes of one base in one, by DARE and TIES's election.
+# Every model keeps a random tenth of its changes, times ten; where two keep the same element they vote on its sign.
 models:
   base: base.safetensors
   rotated: rotated.safetensors
   negative: negative.safetensors
   mirrored: mirrored.safetensors
 steps:
-  first: {{op: merge.dare, a: base, b: rotated, base: base, ratio: 0, drop_rate: 0.9, seed: 1}}
-  second: {{op: merge.dare, a: first, b: negative, base: base, ratio: 0, drop_rate: 0.9, seed: 2}}
-  third: {{op: merge.dare, a: second, b: mirrored, base: base, ratio: 0, drop_rate: 0.9, seed: 3}}
-output: third
+  merged: {{op: merge.dare-ties, models: [rotated, negative, mirrored], base: base, density: 0.1, seed: 0}}
+output: merged
 """
+
+NEEDED = {"merge": ("dare", "linear", "ties", "dare-ties", "task-arithmetic", "tsv-m", "wudi")}
+"""The components that the story takes."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class DemoResult:
     """What the demo measured.
 
     ``rows`` is keyed by ``base``, ``fine-tuned`` (each on its own task), ``dare`` (drop rate 0.9, each on its own
-    task), ``drop-only`` (the same without rescaling), and, for one file measured on every task, ``average``,
-    ``dare-three`` and ``sum-three``.
+    task), ``drop-only`` (the same without rescaling), and, for one file measured on every task, the methods that merge
+    all three: ``linear``, ``ties``, ``dare-ties``, ``task-arithmetic``, ``tsv-m`` and ``wudi``.
     """
 
     folder: Path
@@ -102,8 +105,11 @@ def _stages(folder: Path, tasks: Sequence[str]) -> list[Stage]:
     def dare(task: str) -> list[str]:
         return ["merge", "dare", file("base"), file(task), "--base", file("base"), "--drop-rate", "0.9", "--ratio", "0"]
 
-    recipe = str(folder / RECIPE)
-    drop_nothing = [word for step in ("first", "second", "third") for word in ("--set", f"{step}.drop_rate=0")]
+    def together(name: str, title: str, reading: str, *options: str, base: bool = True) -> Stage:
+        over = ["--base", file("base")] if base else []
+        command = ["merge", name, *(file(task) for task in tasks), *over, *options, *to(name)]
+        return Stage(name, title, reading, dict.fromkeys(tasks, name), [command])
+
     return [
         Stage("base", "base", "reads upright digits, and none of these", dict.fromkeys(tasks, "base")),
         Stage("fine-tuned", "fine-tuned", "each knows its own task", {task: task for task in tasks}),
@@ -121,30 +127,18 @@ def _stages(folder: Path, tasks: Sequence[str]) -> list[Stage]:
             {task: f"{task}-drop-only" for task in tasks},
             [[*dare(task), "--no-rescale", *to(f"{task}-drop-only")] for task in tasks],
         ),
+        together("linear", "three: average", "every skill diluted to a third", base=False),
+        together("ties", "three: TIES", "the largest fifth of the changes, where they agree"),
         Stage(
-            "average",
-            "average of three",
-            "every skill diluted to a third",
-            dict.fromkeys(tasks, "average"),
-            [
-                ["merge", "lerp", file("rotated"), file("negative"), "--ratio", "0.5", *to("average-two")],
-                ["merge", "lerp", file("average-two"), file("mirrored"), "--ratio", "0.667", *to("average")],
-            ],
+            "dare-ties",
+            "three: DARE-TIES",
+            "a random tenth of each, × 10, where they agree",
+            dict.fromkeys(tasks, "dare-ties"),
+            [["run", str(folder / RECIPE), *to("dare-ties")]],
         ),
-        Stage(
-            "dare-three",
-            "DARE of three",
-            "three skills in one file, from 1 of 10 changes of each",
-            dict.fromkeys(tasks, "dare-three"),
-            [["run", recipe, *to("dare-three")]],
-        ),
-        Stage(
-            "sum-three",
-            "the same, drop rate 0",
-            "task arithmetic: dropping nothing is better still",
-            dict.fromkeys(tasks, "sum-three"),
-            [["run", recipe, *drop_nothing, *to("sum-three")]],
-        ),
+        together("task-arithmetic", "three: task arithmetic", "all changes added up: plain, and better still"),
+        together("tsv-m", "three: TSV-M", "the main directions of each, made orthogonal", "--lambda", "1.5"),
+        together("wudi", "three: WUDI", "solved for the least interference: nothing tuned"),
     ]
 
 
@@ -160,8 +154,9 @@ def run_demo(folder: Path, *, seed: int = 0, echo: Callable[[str], None] = print
         DaremergeError: scikit-learn or a plugin is missing, or a command failed.
         OutputError: ``folder`` holds files that are not the demo's.
     """
-    for method in ("dare", "lerp"):
-        discover().get("merge", method)
+    for kind, names in NEEDED.items():
+        for name in names:
+            discover().get(kind, name)
     started = time.monotonic()
     from . import digits
 
@@ -189,7 +184,10 @@ def run_demo(folder: Path, *, seed: int = 0, echo: Callable[[str], None] = print
     result = DemoResult(folder, rows)
     echo(f"\nAccuracy in % on {len(data.test.labels)} digits that no network has seen:\n")
     echo(_table(result))
-    echo(f"\nThe recipe of the last two is {folder / RECIPE}. {time.monotonic() - started:.0f} s in all.")
+    if find_spec("matplotlib"):
+        _draw(result, folder / PICTURE)
+        echo(f"\nThe same as a picture: {folder / PICTURE}")
+    echo(f"\n{time.monotonic() - started:.0f} s in all.")
     return result
 
 
@@ -242,3 +240,22 @@ def _table(result: DemoResult) -> str:
         numbers = (f"{value:.1f}" for value in (*row.accuracy.values(), row.mean))
         lines.append((row.title, *numbers, row.reading))
     return table(lines)
+
+
+def _draw(result: DemoResult, path: Path) -> None:
+    """A bar for each row: its mean over the tasks, and a dot for each task."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = list(result.rows.values())[::-1]
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.barh([row.title for row in rows], [row.mean for row in rows], color="#7aa6d6")
+    for index, row in enumerate(rows):
+        axes.plot(list(row.accuracy.values()), [index] * len(row.accuracy), "o", ms=4, color="#1f3b5c")
+        axes.text(102, index, f"{row.mean:.1f}", va="center", fontsize=9)
+    axes.set(xlim=(0, 110), xlabel="accuracy on unseen digits, %: mean of three tasks, and each")
+    axes.set_xticks(range(0, 101, 20))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from .. import dtypes
 from ..errors import ModelFileError, OutputError
 from ..values import TensorMeta
 from .atomic import Partial, check_space, fail, resolve_target, sync_folder, write_text
-from .companions import copy_companions, is_companion
+from .companions import copy_companions
 from .sharded_folder import INDEX_NAME, read_weight_map
 from .writer import SafetensorsWriter
 
@@ -41,7 +41,7 @@ class ShardedWriter:
     """A :class:`~daremerge_core.stores.sink.Sink` into a folder of shards.
 
     The folder is written under a temporary name beside ``folder`` and renamed as a whole on :meth:`commit`. With
-    ``overwrite``, an older folder is replaced if it holds an index, its shards, their companions and nothing else. All
+    ``overwrite``, an older folder is replaced if it holds an index, its shards, the same companions and nothing else. All
     metadata goes into the first shard; ``format``, which some libraries look for in each, into all.
 
     Raises :class:`~daremerge_core.errors.OutputError` before any work when the folder exists, cannot be written, or
@@ -68,7 +68,7 @@ class ShardedWriter:
             raise ValueError("shards need at least one tensor, and a size of at least one byte")
         self._overwrite = overwrite
         self._companions, self._stored_as = companions, stored_as
-        self.path = _resolve_folder(Path(folder), overwrite=overwrite)
+        self.path = _resolve_folder(Path(folder), companions, overwrite=overwrite)
         shards = plan_shards(tensors, shard_size)
         self._names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
         self._shard_of = {meta.key: number for number, shard in enumerate(shards) for meta in shard}
@@ -107,7 +107,7 @@ class ShardedWriter:
                 writer.commit()
             copy_companions(self._companions, self._partial.path, dtype=self._stored_as)
             write_text(self._partial.path / INDEX_NAME, self._index(), overwrite=False)
-            _resolve_folder(self.path, overwrite=self._overwrite)  # nobody put anything there meanwhile
+            _resolve_folder(self.path, self._companions, overwrite=self._overwrite)  # nobody put anything there meanwhile
             self._swap()
         except OSError as error:
             fail(error, self.path, self._total)
@@ -153,7 +153,7 @@ def _metadata_of_shard(number: int, metadata: Mapping[str, str]) -> Mapping[str,
     return metadata if number == 0 else {name: text for name, text in metadata.items() if name == "format"}
 
 
-def _resolve_folder(folder: Path, *, overwrite: bool) -> Path:
+def _resolve_folder(folder: Path, companions: Collection[str], *, overwrite: bool) -> Path:
     """Where to write; raises :class:`OutputError` when that would remove anything but a sharded model."""
     target = resolve_target(folder, overwrite=overwrite, folder=True)
     found = {entry.name for entry in target.iterdir()} if target.exists() else set()
@@ -163,6 +163,6 @@ def _resolve_folder(folder: Path, *, overwrite: bool) -> Path:
             known = {INDEX_NAME, *read_weight_map(target / INDEX_NAME).values()}
         except ModelFileError as error:
             raise OutputError(f"{folder}: will not be replaced: it is not a sharded model.", hint=hint) from error
-        if others := sorted(name for name in found - known if not is_companion(name)):
+        if others := sorted(found - known - set(companions)):
             raise OutputError(f"{folder}: will not be replaced: it also holds {', '.join(others[:5])}.", hint=hint)
     return target

@@ -21,6 +21,20 @@ from .spectral import IsoC, IsoCts, TsvM, Wudi
 
 
 @hookimpl
+def daremerge_planned(plan):
+    from .assumptions import warnings
+
+    return list(warnings(plan))
+
+
+@hookimpl
+def daremerge_recipe(data, source):
+    from .mergekit import is_mergekit, to_recipe
+
+    return to_recipe(data, source=source) if is_mergekit(data) else None
+
+
+@hookimpl
 def daremerge_components():
     sparse = [Ties, DareTies, DareLinear, DellaMerge, DellaLinear, BreadcrumbsMerge, BreadcrumbsTies, Tasks]
     averages = [Linear, Karcher, MultiSlerp, NuSlerp, NearSwap, Passthrough]

@@ -42,7 +42,7 @@ def peft() -> ModuleType:
 
 
 def mergekit(taus: Sequence[Tensor], method: str, *, based: bool = True, **parameters: Any) -> Tensor:
-    """mergekit's merge of models over a base of zeros; ``weight`` and ``density`` may be lists, one for each model but the base."""
+    """mergekit's merge of models over a base of zeros; ``weight`` and ``density`` may be lists for the others."""
     api = pytest.importorskip("mergekit.merge_methods.api")
     base = [torch.zeros_like(taus[0])] if based else []
     result: Tensor = api.merge_tensors([*base, *taus], method, parameters=parameters, base_index=0 if based else None)
