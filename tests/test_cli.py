@@ -262,8 +262,8 @@ class TestHelp:
         for word in [
             "--drop-rate", "0<=x<=1", "0.9", "--rescale / --no-rescale", "--seed", "--ties [off|sum|count]",
             "--blend", "--iterations", "--ratio", "--base", "--mask", "--gradient", "--parts", "--include",
-            "--exclude", "--on-mismatch [error|keep-a|skip|common-rows]", "--dtype", "--device", "--threads", "--memory",
-            "--overwrite", "--dry-run", "A B",
+            "--exclude", "--on-mismatch [error|keep-a|skip|common-rows]", "--dtype", "--device", "--threads",
+            "--memory", "--overwrite", "--dry-run", "A B",
         ]:  # fmt: skip
             assert word in text, word
 

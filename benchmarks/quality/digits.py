@@ -77,7 +77,7 @@ def _best(
     row: Row, tasks: Sequence[str], models: Mapping[str, Any], judge: Callable[[Any], float]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a row's candidates the one that the judge likes best, and its weights."""
-    made = [(step, merge(together(step, tasks), models)) for step in row.candidates()]
+    made = [(step, merge(together(step, tasks, row.beside), models)) for step in row.candidates()]
     return made[0] if len(made) == 1 else max(made, key=lambda one: judge(one[1]))
 
 
@@ -123,8 +123,9 @@ def draw(results: Sequence[Accuracies], path: Path) -> None:
     axes.barh([row.title for row in rows], means, xerr=spreads, color="#4c78a8", error_kw={"lw": 1, "capsize": 2})
     for name, label in (("fine-tuned", "each fine-tune on its own task"), ("base", "base")):
         axes.axvline(_mean(results, name), color="#888", lw=1, ls="--")
-        axes.text(_mean(results, name), len(rows) - 0.3, label, ha="center", va="bottom", fontsize=8, color="#555")
-    axes.set(xlim=(0, 105), ylim=(-0.6, len(rows) + 0.3), xlabel=f"accuracy over three tasks, %, {len(results)} seeds")
+        box = {"fc": "white", "ec": "none", "pad": 1.5}
+        axes.text(_mean(results, name), len(rows) - 0.2, label, ha="center", fontsize=8, color="#555", bbox=box)
+    axes.set(xlim=(0, 110), ylim=(-0.6, len(rows) + 0.3), xlabel=f"accuracy over three tasks, %, {len(results)} seeds")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

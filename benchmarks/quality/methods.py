@@ -21,6 +21,8 @@ class Row:
     title: str
     step: Mapping[str, Any]
     tuned: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Other steps that the step names."""
 
     def candidates(self) -> list[dict[str, Any]]:
         """The step with each combination of the tuned options; the step itself where there is nothing to tune."""
@@ -37,17 +39,25 @@ ALONE: Sequence[Row] = (
 """One fine-tune over its base, on its own task."""
 
 _TUNED = {"lambda": SCALES}
+_EQUAL = {"lambda": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)}
+"""Of methods that make all directions as long as the mean: where most are short, that is short."""
 
 TOGETHER: Sequence[Row] = (
     Row("average", "average", {"op": "merge.linear"}),
     Row("karcher", "Karcher mean", {"op": "merge.karcher"}),
     Row("model-stock", "Model Stock", {"op": "merge.model-stock"}),
-    Row("sce", "SCE 10 %", {"op": "merge.sce"}),
+    Row("sce", "SCE, tuned", {"op": "merge.sce"}, {"density": (0.1, 0.5, 1.0)}),
     Row("ties", "TIES k=.2 λ=1", {"op": "merge.ties"}),
     Row("ties-tuned", "TIES, tuned", {"op": "merge.ties"}, {"density": (0.1, 0.2, 0.5, 1.0), **_TUNED}),
     Row("dare-ties", "DARE-TIES p=.9 λ=1", {"op": "merge.dare-ties"}),
-    Row("dare-ties-drop", "the same, no rescale", {"op": "merge.dare-ties", "rescale": False}),
+    Row("dare-ties-drop", "DARE-TIES p=.9, no rescale", {"op": "merge.dare-ties", "rescale": False}),
     Row("dare-linear", "DARE p=.9 λ=1", {"op": "merge.dare-linear"}),
+    Row(
+        "one-mask",
+        "DARE p=.9, one mask for all",
+        {"op": "merge.task-arithmetic", "mask": "tenth", "lambda": 10.0},
+        beside={"tenth": {"op": "mask.random", "model": "base", "probability": 0.1}},
+    ),
     Row("dare-tuned", "DARE p=.9, tuned", {"op": "merge.dare-linear"}, _TUNED),
     Row("della", "DELLA d=.1 ε=.1 λ=1", {"op": "merge.della", "density": 0.1, "epsilon": 0.1}),
     Row("della-linear", "DELLA, added, λ=1", {"op": "merge.della-linear", "density": 0.1, "epsilon": 0.1}),
@@ -57,11 +67,11 @@ TOGETHER: Sequence[Row] = (
     Row("sum-svc", "task arithmetic, SVC", {"op": "merge.task-arithmetic", "refine": "svc"}),
     Row("sum-lines", "task arithmetic, LiNeS", {"op": "merge.task-arithmetic", "refine": "lines"}),
     Row("consensus", "Consensus, tuned", {"op": "merge.consensus"}, {"strength": (0.2, 0.3, 0.4, 0.5, 0.6), **_TUNED}),
-    Row("iso-c", "Iso-C, tuned", {"op": "merge.iso-c"}, _TUNED),
-    Row("iso-cts", "Iso-CTS, tuned", {"op": "merge.iso-cts"}, _TUNED),
+    Row("iso-c", "Iso-C, tuned", {"op": "merge.iso-c"}, _EQUAL),
+    Row("iso-cts", "Iso-CTS, tuned", {"op": "merge.iso-cts"}, _EQUAL),
     Row("tsv-m", "TSV-M λ=1", {"op": "merge.tsv-m"}),
     Row("tsv-m-tuned", "TSV-M, tuned", {"op": "merge.tsv-m"}, _TUNED),
-    Row("wudi-adam", "WUDI, Adam", {"op": "merge.wudi", "solver": "adam"}),
+    Row("wudi-adam", "WUDI, Adam", {"op": "merge.wudi", "solver": "adam"}, {"rate": (1e-5, 1e-4)}),
     Row("wudi", "WUDI, closed form", {"op": "merge.wudi"}),
 )
 """All fine-tunes in one, on every task."""
@@ -72,11 +82,13 @@ def alone(step: Mapping[str, Any], task: str) -> dict[str, Any]:
     return _recipe({**step, "models": [task], "base": "base"})
 
 
-def together(step: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+def together(
+    step: Mapping[str, Any], tasks: Sequence[str], beside: Mapping[str, Mapping[str, Any]] = {}
+) -> dict[str, Any]:
     """A recipe that merges all fine-tunes."""
     needs_base = step["op"] not in ("merge.linear", "merge.karcher")
-    return _recipe({**step, "models": list(tasks), **({"base": "base"} if needs_base else {})})
+    return _recipe({**step, "models": list(tasks), **({"base": "base"} if needs_base else {})}, beside)
 
 
-def _recipe(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {"steps": {"merged": dict(step)}, "output": "merged"}
+def _recipe(step: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
+    return {"steps": {**beside, "merged": dict(step)}, "output": "merged"}

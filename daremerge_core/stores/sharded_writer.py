@@ -41,8 +41,8 @@ class ShardedWriter:
     """A :class:`~daremerge_core.stores.sink.Sink` into a folder of shards.
 
     The folder is written under a temporary name beside ``folder`` and renamed as a whole on :meth:`commit`. With
-    ``overwrite``, an older folder is replaced if it holds an index, its shards, the same companions and nothing else. All
-    metadata goes into the first shard; ``format``, which some libraries look for in each, into all.
+    ``overwrite``, an older folder is replaced if it holds an index, its shards, the same companions and nothing else.
+    All metadata goes into the first shard; ``format``, which some libraries look for in each, into all.
 
     Raises :class:`~daremerge_core.errors.OutputError` before any work when the folder exists, cannot be written, or
     does not fit on the disk.
@@ -107,7 +107,9 @@ class ShardedWriter:
                 writer.commit()
             copy_companions(self._companions, self._partial.path, dtype=self._stored_as)
             write_text(self._partial.path / INDEX_NAME, self._index(), overwrite=False)
-            _resolve_folder(self.path, self._companions, overwrite=self._overwrite)  # nobody put anything there meanwhile
+            _resolve_folder(
+                self.path, self._companions, overwrite=self._overwrite
+            )  # nobody put anything there meanwhile
             self._swap()
         except OSError as error:
             fail(error, self.path, self._total)

@@ -46,7 +46,9 @@ def _numbers_as_text(points: Any) -> Any:
 class DepthGradient(GradientFamily):
     """A curve over relative depth, by points: 0 is the first block of a network, 1 its last.
 
-    Every network has depths of its own: the denoiser, each text encoder, the autoencoder.
+    Every network has depths of its own: the denoiser, each text encoder, the autoencoder. ``along`` layers counts the
+    numbered layers alone, as language models' tools do: of n layers, the i-th is at i/(n − 1), and embeddings, the last
+    norm and the head have no depth.
     """
 
     name = "depth"
@@ -55,6 +57,9 @@ class DepthGradient(GradientFamily):
     )
     interpolation: Interpolation = Field(
         "linear", description="Between points: a line, a cosine wave, or the last point's ratio until the next."
+    )
+    along: Literal["blocks", "layers"] = Field(
+        "blocks", description="What depth is counted in: all blocks of a network, or its numbered layers alone."
     )
     rest: float | None = Field(
         None, description="Ratio of tensors without depth, e.g. the timestep's embedding; not given: left alone."
@@ -73,7 +78,8 @@ class DepthGradient(GradientFamily):
         return points
 
     def for_layout(self, layout: Layout) -> Callable[[Place], float | None]:
-        if not any(place.depth is not None and self._covers(place) for place in layout.places()):
+        depth_of = _layer_depths(layout) if self.along == "layers" else _own_depth
+        if not any(depth_of(place) is not None and self._covers(place) for place in layout.places()):
             raise ValueError(
                 f"nothing here has a depth: in this {layout.arch} model the order of the blocks is not known. "
                 "Name the blocks with gradient.mbw, or layers with gradient.pattern"
@@ -84,12 +90,42 @@ class DepthGradient(GradientFamily):
         def ratio(place: Place) -> float | None:
             if not self._covers(place):
                 return None
-            return self.rest if place.depth is None else curve(points, place.depth, self.interpolation)
+            depth = depth_of(place)
+            return self.rest if depth is None else curve(points, depth, self.interpolation)
 
         return ratio
 
     def _covers(self, place: Place) -> bool:
         return self.parts is None or place.part in self.parts
+
+
+def _own_depth(place: Place) -> float | None:
+    return place.depth
+
+
+def _layer_depths(layout: Layout) -> Callable[[Place], float | None]:
+    """The depth of a place among the numbered layers of its stack; 1 for the layer of a stack of one."""
+    stacks: dict[tuple[str, str], set[int]] = {}
+    for place in layout.places():
+        if (found := _layer_of(place)) is not None:
+            stacks.setdefault(found[0], set()).add(found[1])
+    depths = {
+        (stack, number): index / (len(numbers) - 1) if len(numbers) > 1 else 1.0
+        for stack, numbers in stacks.items()
+        for index, number in enumerate(sorted(numbers))
+    }
+
+    def depth(place: Place) -> float | None:
+        found = _layer_of(place)
+        return None if found is None else depths[found]
+
+    return depth
+
+
+def _layer_of(place: Place) -> tuple[tuple[str, str], int] | None:
+    """Part and stack, and the number in it, of a place in a numbered block."""
+    stack, _, number = (place.block or "").rpartition(".")
+    return ((place.part, stack), int(number)) if number.isdecimal() else None
 
 
 def _depth(text: str) -> float:

@@ -247,6 +247,16 @@ class TestDepth:
         assert set(found.values()) >= {1.0}
         assert min(found.values()) < 0.1
 
+    def test_along_layers_only_numbered_blocks_have_a_depth(self) -> None:
+        keys = ["embed_tokens.weight", *(f"layers.{i}.mlp.up_proj.weight" for i in (0, 1, 2, 10)), "norm.weight"]
+        decoder = MemoryModel({f"model.{key}": torch.zeros(2, 2) for key in keys})
+        found = ratios(DepthGradient(model=decoder, points=points((0, 0), (1, 1)), along="layers", rest=0.5))
+        assert list(found.values()) == [0.5, 0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0, 0.5]
+        alone = MemoryModel({"layers.3.weight": torch.zeros(2)})
+        assert ratios(DepthGradient(model=alone, points=points((0, 0), (1, 1)), along="layers")) == {
+            "layers.3.weight": 1.0
+        }
+
     def test_parts_limit_the_rest_too(self) -> None:
         found = ratios(DepthGradient(model=model("sd15"), points=points((0, 1)), rest=0.25, parts=["unet"]))
         assert found.keys() == matching("sd15", f"^{UNET}")

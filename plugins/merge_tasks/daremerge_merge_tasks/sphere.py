@@ -104,9 +104,9 @@ def slerp_factors(aa: float, bb: float, ab: float, t: float) -> tuple[float, flo
 
 
 def slerp_lines(a: Tensor, b: Tensor, t: float, *, along_rows: bool) -> Tensor:
-    """Slerp of each row, or each column, of the matrix (out, rest); a vector is one row. Angles in float64."""
+    """Slerp of each row, or each column, of the matrix (out, rest); a vector is one vector. Angles in float64."""
     first, second = (one.reshape(one.shape[0], -1) if one.ndim > 1 else one.reshape(1, -1) for one in (a, b))
-    axis = 1 if along_rows else 0
+    axis = 1 if along_rows or a.ndim < 2 else 0
     wide, other = first.to(torch.float64), second.to(torch.float64)
     lengths = wide.norm(dim=axis, keepdim=True) * other.norm(dim=axis, keepdim=True)
     products = (wide * other).sum(dim=axis, keepdim=True)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from daremerge_core import MemoryModel, discover, view
 from daremerge_core.errors import RecipeError
 from daremerge_core.recipe import parse_recipe, parse_yaml
 from daremerge_core.select import Selector
-from daremerge_merge_tasks.mergekit import is_mergekit, layers_in, to_recipe
+from daremerge_merge_tasks.mergekit import is_mergekit, to_recipe
 from daremerge_merge_tasks.mergekit.translate import METHODS
 
 LAYERS = [f"model.layers.{index}" for index in range(5)]
 PARTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "input_layernorm")
 KEYS = ["model.embed_tokens.weight", *(f"{one}.{part}.weight" for one in LAYERS for part in PARTS), "lm_head.weight"]
+
+MODEL = MemoryModel({key: torch.zeros(4, 4) for key in KEYS})
 
 TWO = "models: [{model: a}, {model: b}]\n"
 OVER_BASE = f"{TWO}base_model: c\n"
@@ -22,10 +26,10 @@ WEIGHED = "models: [{model: a, parameters: {weight: 0.25}}, {model: b, parameter
 TASKS = f"{WEIGHED}base_model: c\n"
 
 
-def translate(text: str, layers: list[str] | None = None) -> dict[str, Any]:
+def translate(text: str) -> dict[str, Any]:
     data = parse_yaml(text, source="mergekit.yml")
     assert is_mergekit(data)
-    recipe = to_recipe(data, source="mergekit.yml", layers=LAYERS if layers is None else layers)
+    recipe = to_recipe(data, source="mergekit.yml")
     parse_recipe(recipe)
     return recipe
 
@@ -37,9 +41,9 @@ def merged(text: str) -> dict[str, Any]:
     return steps["merged"]
 
 
-def refusal(text: str, layers: list[str] | None = None) -> str:
+def refusal(text: str) -> str:
     with pytest.raises(RecipeError) as error:
-        translate(text, layers)
+        translate(text)
     assert error.value.message.startswith("mergekit.yml: ")
     return str(error.value)
 
@@ -207,6 +211,11 @@ def ratio(steps: dict[str, Any], name: str, key: str) -> float:
     if step["op"] == "gradient.pattern":
         found = [value for text, value in step["layers"].items() if Selector.parse(text).matches(key)]
         return found[0] if found else step["rest"]
+    if step["op"] == "gradient.depth":
+        assert step["along"] == "layers"
+        options = {name: step[name] for name in ("along", "points", "rest")}
+        depth: Any = view(discover().get("gradient", "depth")(model=MODEL, outside="allow", **options))
+        return depth.ratio(key)
     first, *others = (ratio(steps, one, key) for one in step["gradients"])
     if step["op"] == "gradient.divide":
         return first / others[0]
@@ -242,7 +251,7 @@ SETTINGS: list[Any] = [
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_slerp_that_varies(setting: Any) -> None:
     data = {"models": [{"model": "a"}], "base_model": "c", "merge_method": "slerp", "parameters": {"t": setting}}
-    steps = to_recipe(data, source="x", layers=LAYERS)["steps"]
+    steps = to_recipe(data, source="x")["steps"]
     assert "ratio" not in steps["merged"]
     for key in KEYS:
         assert ratio(steps, steps["merged"]["gradient"], key) == pytest.approx(1 - expected(key, setting), abs=1e-11)
@@ -256,7 +265,7 @@ def test_weights_that_vary(setting: Any, factor: float) -> None:
     own = [{"filter": "q_proj", "value": factor}]
     models = [{"model": "a", "parameters": {"weight": 0.25}}, {"model": "b", "parameters": {"weight": own}}]
     data = {"models": models, "base_model": "c", "merge_method": "task_arithmetic", "parameters": {"weight": setting}}
-    steps = to_recipe(data, source="x", layers=LAYERS)["steps"]
+    steps = to_recipe(data, source="x")["steps"]
     step = steps["merged"]
     assert step["weights"] == [0.25, 1.0]
     for key in KEYS:
@@ -277,7 +286,7 @@ def test_lambda_that_varies() -> None:
 def test_nuslerp_that_varies() -> None:
     first, second = [1, 0.5], [{"filter": "mlp", "value": 3}, {"value": 1}]
     models = [{"model": "a", "parameters": {"weight": first}}, {"model": "b", "parameters": {"weight": second}}]
-    steps = to_recipe({"models": models, "merge_method": "nuslerp"}, source="x", layers=LAYERS)["steps"]
+    steps = to_recipe({"models": models, "merge_method": "nuslerp"}, source="x")["steps"]
     for key in KEYS:
         share = expected(key, first) / (expected(key, first) + expected(key, second))
         assert ratio(steps, steps["merged"]["gradient"], key) == pytest.approx(share)
@@ -296,6 +305,12 @@ def test_scale_that_varies() -> None:
         },
         "merged": {"op": "merge.passthrough", "models": ["a"], "scale": 0.0, "gradient": "scale"},
     }
+
+
+def test_filters_and_lists_along_the_layers_are_few_steps() -> None:
+    text = "models: [{model: a}]\nbase_model: c\nmerge_method: slerp\n"
+    steps = translate(f"{text}parameters: {{t: [{{filter: mlp, value: 0.5}}, {{value: [0, 1]}}]}}\n")["steps"]
+    assert list(steps) == ["t_layers", "t_where", "t_part", "t_others", "t", "merged"]
 
 
 README_TIES = """
@@ -325,14 +340,15 @@ dtype: float16
 
 
 def test_the_gradients_of_the_readme() -> None:
-    recipe = translate(README_TIES, LAYERS[:4])
+    recipe = translate(README_TIES)
     one, two, three = "orca_mini_v3_13b", "Platypus2_13B", "WizardMath_13B_V1_0"
 
     def pattern(layers: dict[str, float], rest: float | None = None) -> dict[str, Any]:
         return {"op": "gradient.pattern", "model": "base", "layers": layers, **({} if rest is None else {"rest": rest})}
 
-    def by_layer(*ratios: float) -> dict[str, Any]:
-        return pattern(dict(zip(LAYERS, ratios, strict=False)), ratios[0])
+    def by_layer(points: dict[str, float]) -> dict[str, Any]:
+        step = {"op": "gradient.depth", "model": "base", "along": "layers", "points": points}
+        return {**step, "rest": next(iter(points.values()))}
 
     assert recipe["models"] == {
         "base": "TheBloke/Llama-2-13B-fp16",
@@ -342,9 +358,9 @@ def test_the_gradients_of_the_readme() -> None:
     }
     assert recipe["steps"] == {
         f"weight_{one}": pattern({"*": 0.0}),
-        f"weight_{two}": by_layer(1.0, 0.7, 0.3, 0.0),
+        f"weight_{two}": by_layer({"0": 1.0, "0.333333333333": 0.7, "0.666666666667": 0.3, "1": 0.0}),
         f"weight_{three}": pattern({"*mlp*": 0.5}, 1.0),
-        f"density_{one}": by_layer(1.0, 0.8, 0.5, 0.1),
+        f"density_{one}": by_layer({"0": 1.0, "0.5": 0.7, "1": 0.1}),
         f"density_{two}": pattern({"*": 0.5}),
         f"density_{three}": pattern({"*": 0.33}),
         "merged": {
@@ -374,19 +390,6 @@ def test_a_list_of_one_number_or_of_equal_ones_does_not_vary() -> None:
     assert merged(f"{TWO}merge_method: linear\nparameters: {{weight: [0.5]}}\n")["weights"] == 0.5
     text = f"{TWO}merge_method: linear\nparameters: {{weight: [{{filter: mlp, value: [2, 2]}}, {{value: 2}}]}}\n"
     assert merged(text)["weights"] == 2.0
-
-
-def test_the_only_layer_is_the_last() -> None:
-    text = "models: [{model: a}]\nbase_model: c\nmerge_method: slerp\nparameters: {t: [0, 1]}\n"
-    assert translate(text, LAYERS[:1])["steps"]["t"]["layers"] == {LAYERS[0]: 0.0}
-
-
-def test_layers_by_the_names_of_tensors() -> None:
-    assert layers_in(KEYS) == LAYERS
-    assert layers_in(["h.10.a", "h.2.mlp.experts.3.b", "wte"]) == ["h.2", "h.10"]
-    assert layers_in(["0.a", "1.a"]) == ["0", "1"]
-    assert layers_in(["encoder.0.a", "decoder.0.a"]) == []
-    assert layers_in(["a"]) == []
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
@@ -477,8 +480,3 @@ TASK = "merge_method: ties\nbase_model: c\n"
 )
 def test_refused(text: str, message: str) -> None:
     assert message in refusal(text)
-
-
-def test_lists_are_refused_without_layers() -> None:
-    text = f"{TASKS}merge_method: ties\nparameters: {{density: [1, 0.5]}}"
-    assert "density_a: a list along the layers is not supported where the layers are not known" in refusal(text, [])

@@ -8,16 +8,17 @@ What differs from mergekit, by nature rather than by choice of options:
 * Counts of kept elements are rounded, where mergekit cuts off: at most one element of a task vector's tensor.
 * ``slerp`` is the same: each tensor is one vector, and a line where |cos θ| > 0.9995.
 * ``nuslerp`` and ``model_stock`` by rows: a row is one of the matrix (out, rest), mergekit's the last dimension. They
-  differ for convolutions alone. ``nuslerp_row_wise`` normalises along dimension 0, so its vectors are columns here;
-  but a vector is one vector to mergekit, and here a matrix of one row, whose columns are single numbers.
+  differ for convolutions alone. ``nuslerp_row_wise`` normalises along dimension 0, so its vectors are columns here.
 * ``model_stock`` never goes away from the models: a negative mean cosine counts as 0 here.
 * Everything is computed in float32, whatever ``dtype`` says; it is the storage dtype where ``out_dtype`` says nothing.
 * A filter that fits no tensor is an error here, as with every selector.
+* ``tokenizer_source: base`` keeps the base's vocabulary, as a merge does here anyway; mergekit also finds the same
+  token in another row. Vocabularies of different sizes are an error, or merged in their common rows with ``on_mismatch``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from daremerge_core.errors import RecipeError, nearest
@@ -39,13 +40,11 @@ def is_mergekit(data: Any) -> bool:
     return isinstance(data, Mapping) and "merge_method" in data
 
 
-def to_recipe(data: Mapping[str, Any], *, source: str, layers: Sequence[str] = ()) -> Options:
+def to_recipe(data: Mapping[str, Any], *, source: str) -> Options:
     """The recipe, as plain data, that does what the configuration asks for.
 
     Args:
         source: what errors call the configuration, for example its file's name.
-        layers: the layers of the models in order, each as a layer selector such as ``model.layers.0``: what
-            :func:`~.gradients.layers_in` answers. Lists along the layers are refused without.
 
     Raises:
         RecipeError: naming the field that is not supported.
@@ -61,7 +60,7 @@ def to_recipe(data: Mapping[str, Any], *, source: str, layers: Sequence[str] = (
     _check_models(config, method)
     anchor = config.base or config.inputs[0]
     taken = frozenset({*(one.name for one in config.inputs), "merged"})
-    steps = Steps(source=source, model=anchor.name, taken=taken, layers=layers)
+    steps = Steps(source=source, model=anchor.name, taken=taken)
     merged = method.translate(config, steps)
     output: Options = {"step": "merged"}
     if config.dtype is not None:
