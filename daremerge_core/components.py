@@ -297,6 +297,13 @@ class Component(BaseModel):
             if isinstance(value, Component):
                 yield value
 
+    def kept_at_random(self) -> float | None:
+        """The probability with which each change of an element is kept, where chance decides; else None.
+
+        What a report on a merge compares with the share that was kept.
+        """
+        return None
+
     def options(self) -> dict[str, Any]:
         """The options that differ from their defaults, ready for JSON; ports are left out."""
         skip = set(ports(type(self)))

@@ -79,6 +79,8 @@ def test_every_command_of_a_page_works(page: Path, cli: Callable[..., Result], t
     recipes = [block for block in blocks(page, "yaml") if "steps:" in block]
     if recipes:
         (tmp_path / "recipe.yaml").write_text(recipes[0], encoding="utf-8")
+    for config in (block for block in blocks(page, "yaml") if "merge_method:" in block):
+        (tmp_path / "mergekit.yml").write_text(config, encoding="utf-8")
     for words in commands(page):
         done = cli(*words[1:])
         assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}"

@@ -57,7 +57,7 @@ class TestNumbersForEachModel:
         step = json.loads(open_model(out).metadata["daremerge"])["recipe"]["steps"]["merged"]
         assert step["weights"] == [1.0, 0.8, 0.5, -0.2]
         assert step["density"] == 0.2
-        assert step["models"] == ["models_1", "models_2", "models_3", "models_4"]
+        assert step["models"] == ["model_1", "model_2", "model_3", "model_4"]
 
     def test_a_wrong_count_names_the_option(self, files: dict[str, Path], tmp_path: Path) -> None:
         models = [files["a"], files["b"]]

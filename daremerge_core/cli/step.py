@@ -122,7 +122,7 @@ def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> Non
         if port.weights is not None:
             options |= _weighed(options[name], name, port.weights)
         if port.many:
-            names = [f"{name}_{index}" for index in range(1, len(options[name]) + 1)]
+            names = [f"{name.removesuffix('s')}_{index}" for index in range(1, len(options[name]) + 1)]
             models |= dict(zip(names, options[name], strict=True))
             options[name] = names
         else:

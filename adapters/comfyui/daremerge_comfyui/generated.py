@@ -113,6 +113,7 @@ def _patching(cls: type[TensorComponent], catalog: Catalog, socket: str) -> Node
     kind: Any = io.Model if socket == "MODEL" else io.Clip
     anchor = cls.anchor_field()
     first = slot_names(anchor)[0] if ports(cls)[anchor].many else anchor
+    patched = "the base" if anchor == "base" else "the first model"
 
     def inputs() -> Sequence[io.Input]:
         return [*sockets(cls, partial(_types, [kind])), *(one.input for one in widgets(cls, catalog)), KEEP]
@@ -129,7 +130,7 @@ def _patching(cls: type[TensorComponent], catalog: Catalog, socket: str) -> Node
         category=f"{'clip' if socket == 'CLIP' else 'model'}/{cls.kind}",
         description=_description(cls),
         inputs=inputs,
-        outputs=[kind.Output(display_name=socket, tooltip="The result, as a patch on the first model.")],
+        outputs=[kind.Output(display_name=socket, tooltip=f"The result, as a patch on {patched}.")],
         run=run,
     )
 

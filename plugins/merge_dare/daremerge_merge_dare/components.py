@@ -28,6 +28,9 @@ class DareSparsifier(Sparsifier):
     rescale: bool = RESCALE
     seed: int = SEED
 
+    def kept_at_random(self) -> float:
+        return 1.0 - self.drop_rate
+
     def at_density(self, density: float) -> Sparsifier:
         return self.model_copy(update={"drop_rate": 1.0 - density})
 
@@ -69,6 +72,9 @@ class Dare(MergeMethod):
         None, description="How A and the target are blended: any two-model method; in a straight line by default."
     )
     iterations: int = Field(1, ge=1, le=100, description="Average this many independent masks.")
+
+    def kept_at_random(self) -> float:
+        return 1.0 - self.drop_rate**self.iterations  # the mean of several masks is zero where all of them drop
 
     def passes(self) -> int:
         return self._election_passes() + (self.blend.passes() if self.blend else 0)

@@ -57,9 +57,9 @@ class Ties(SparseMerge):
     each element γ = sgn Σ wᵢτ̂ᵢ is elected, and those wᵢτ̂ᵢ of that sign are averaged over the weights of the models that
     have it: base + λτ. Where changes cancel out exactly, the base stays. N = 1 is trimming alone, density 0 the base.
 
-    The paper elects without weights and divides by the count of models (``--no-weighted --normalize count``, as PEFT);
-    mergekit trims each tensor on its own (``--over tensor``). With equal weights the first difference is none.
-    A tied count goes to the larger mass; PEFT and mergekit give it to +.
+    The paper, and PEFT, elect without weights and divide by the count of models: ``weighted`` off, ``normalize`` count;
+    with equal weights that is the same. mergekit trims each tensor on its own: ``over`` tensor. A tied count goes to
+    the larger mass; PEFT and mergekit give it to +.
 
     Source: Yadav et al., "TIES-Merging", arXiv 2306.01708.
     """
@@ -108,7 +108,7 @@ class DareTies(_Dare):
 
     dare(τᵢ) with density d, then as in ``ties``: elect a sign for each element and average the changes that have it.
     At low density few elements are kept by more than one model, so most of what is kept is kept whole: mean and sum
-    (``--normalize none``, mergekit's default) differ little. ``trim`` keeps only the largest changes of what is left,
+    (``normalize`` none, mergekit's default) differ little. ``trim`` keeps only the largest changes of what is left,
     over the whole model, as the paper's code does.
 
     Source: Yu et al., "Language Models are Super Mario", arXiv 2311.03099, with arXiv 2306.01708.

@@ -153,6 +153,9 @@ class Della(Sparsifier):
             )
         return self
 
+    def kept_at_random(self) -> float:
+        return self.density  # on average over a row
+
     def at_density(self, density: float) -> Sparsifier:
         return type(self)(**{**dict(self), "density": density})
 

@@ -164,6 +164,12 @@ class SparseMerge(SchemeMerge):
             raise ValueError(f"density_gradients: a density by layer needs thresholds by tensor, not by {self.scope()}")
         return self
 
+    def kept_at_random(self) -> float | None:
+        if len(set(self.density)) > 1 or len(self.scheme.sparsifiers) > 1 or self.density_gradients is not None:
+            return None
+        first, *_ = self._thinners_at(self.density[0]) or (None,)
+        return None if first is None else first.kept_at_random()
+
     # --- thinning out: measuring passes of the sparsifiers, for all models at once ---
 
     def _thinners_at(self, share: float) -> tuple[Sparsifier, ...]:

@@ -175,6 +175,17 @@ class TestStatistics:
         for share, wanted in zip(shares, (0.25, 0.5, 0.25), strict=True):
             assert abs(share - wanted) < 5 * (wanted * (1 - wanted) / self.N) ** 0.5
 
+    def test_a_report_knows_what_to_expect(self) -> None:
+        def expected(component: Any, **options: Any) -> float | None:
+            return component(models=["a", "b"], base="c", **options).kept_at_random()
+
+        assert expected(presets.DareTies, density=0.3) == pytest.approx(0.3)
+        assert expected(presets.DellaLinear, density=0.3) == 0.3
+        assert expected(presets.DareTies, density=[0.3, 0.4]) is None
+        assert expected(presets.DareTies, trim=0.5) is None
+        assert expected(presets.Ties) is None
+        assert expected(presets.DareLinear, density=1.0) is None
+
     def test_the_papers_code_trims_once_more(self) -> None:
         taus = deltas(2, self.N)
         found = merged(presets.DareTies, taus, density=0.5, trim=0.2)

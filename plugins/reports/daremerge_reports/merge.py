@@ -151,16 +151,8 @@ class Subject:
         return dict(zip(keys, works, strict=True))
 
     def keep(self) -> float | None:
-        """The share of an input's changes that the step's options keep, where they say so."""
-        for one in (self.step, *self.step.nested_components()):
-            drop = getattr(one, "drop_rate", None)
-            if isinstance(drop, float):
-                # The mean of several masks is zero only where all of them drop.
-                return 1.0 - drop ** int(getattr(one, "iterations", 1))
-            density = getattr(one, "density", None)
-            if isinstance(density, float):
-                return density
-        return None
+        """The probability with which an input's change of an element is kept, where the step leaves it to chance."""
+        return self.step.kept_at_random()
 
 
 def _listed(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ What differs from mergekit, by nature rather than by choice of options:
 * Everything is computed in float32, whatever ``dtype`` says; it is the storage dtype where ``out_dtype`` says nothing.
 * A filter that fits no tensor is an error here, as with every selector.
 * ``tokenizer_source: base`` keeps the base's vocabulary, as a merge does here anyway; mergekit also finds the same
-  token in another row. Vocabularies of different sizes are an error, or merged in their common rows with ``on_mismatch``.
+  token in another row. Vocabularies of different sizes are an error, or merged in common rows with ``on_mismatch``.
 """
 
 from __future__ import annotations
