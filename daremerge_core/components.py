@@ -287,15 +287,28 @@ class Component(BaseModel):
     """True: each element of the result depends on the same element of the inputs alone, so the engine may
     work span by span. False: the verb is always given whole tensors."""
 
+    rowwise: ClassVar[bool] = False
+    """True, with ``elementwise`` False: each row of the matrix (out, rest) depends on the same row of the inputs alone,
+    so the engine may work on some rows at a time. The verb sees a tensor of only these rows; a vector is one row."""
+
     def needs_whole_tensors(self) -> bool:
         """Whether this component, or one nested in it, must see whole tensors."""
-        return not self.elementwise or any(one.needs_whole_tensors() for one in self.nested_components())
+        own = not self.elementwise and not self.rowwise
+        return own or any(one.needs_whole_tensors() for one in self.nested_components())
+
+    def needs_whole_rows(self) -> bool:
+        """Whether this component, or one nested in it, must see whole rows, if not whole tensors."""
+        return self.rowwise or any(one.needs_whole_rows() for one in self.nested_components())
 
     def nested_components(self) -> Iterator[Component]:
         for field in nested(type(self)):
             value = getattr(self, field)
             if isinstance(value, Component):
                 yield value
+
+    def effort(self, shape: tuple[int, ...]) -> float:
+        """How many times as long an element of such a tensor takes as in a plain merge, for an honest progress."""
+        return max([1.0, *(one.effort(shape) for one in self.nested_components())])
 
     def kept_at_random(self) -> float | None:
         """The probability with which each change of an element is kept, where chance decides; else None.
@@ -418,10 +431,6 @@ class TensorComponent(Component):
             models: how many models are read.
         """
         return (2 * models + 6) * 4 * numel
-
-    def effort(self, shape: tuple[int, ...]) -> float:
-        """How many times as long an element of such a tensor takes as in a plain merge, for an honest progress."""
-        return 1.0
 
     def compute(self, site: Site) -> Tensor:
         """The verb, under one name for the engine."""
@@ -626,6 +635,10 @@ class Refiner(Component):
             deltas: the task vectors it was merged from, weighted.
         """
         raise NotImplementedError
+
+    def working_bytes(self, shape: tuple[int, ...], models: int) -> int:
+        """Bytes of scratch that refining such a tensor takes, beyond a copy of it."""
+        return 0
 
 
 class _Gradient(Component):

@@ -27,7 +27,7 @@ from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
 from .survey import Survey
 from .values import Model, Report, Span, TensorMeta, Unsettled
-from .views import TensorView, blocks_of, effort, measures, needs_whole, working_bytes
+from .views import TensorView, blocks_of, effort, granule, measures, needs_whole, working_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -331,20 +331,32 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
         if whole:
             cost = working_bytes(result, meta.key, meta.numel)
             if cost > settings.memory:
-                raise PlanError(
-                    f"tensor {meta.key!r} must be computed whole and needs about {format_size(cost)}; "
-                    f"the memory budget is {format_size(settings.memory)}",
-                    hint=f"Give it room with --memory {-(-cost // (1 << 30))}GiB.",
-                )
+                raise _too_large(meta, "whole", cost, settings)
             tasks.append(_Task(meta, [meta.whole], cost))
             continue
         per_element = max(working_bytes(result, meta.key, 1 << 10) >> 10, 1)
-        span = min(SPAN, max(settings.memory // (threads * per_element), 1 << 12))
-        size = meta.numel if in_row else TASK
+        row = max(granule(result, meta.key), 1)
+        span = _rounded(min(SPAN, max(settings.memory // (threads * per_element), 1 << 12)), row)
+        if row * per_element > settings.memory:
+            raise _too_large(meta, "by rows", row * per_element, settings)
+        size = meta.numel if in_row else _rounded(TASK, row)
         for part in blocks_of(meta.numel, max(size, 1)):
             spans = [Span(part.start + s.start, part.start + s.stop) for s in blocks_of(part.numel, span)]
             tasks.append(_Task(meta, spans, min(span, part.numel) * per_element))
     return tasks
+
+
+def _rounded(count: int, row: int) -> int:
+    """So many elements in whole rows: at least one row."""
+    return max(count // row, 1) * row
+
+
+def _too_large(meta: TensorMeta, how: str, cost: int, settings: Settings) -> PlanError:
+    return PlanError(
+        f"tensor {meta.key!r} must be computed {how} and needs about {format_size(cost)}; "
+        f"the memory budget is {format_size(settings.memory)}",
+        hint=f"Give it room with --memory {-(-cost // (1 << 30))}GiB.",
+    )
 
 
 def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed) -> int:

@@ -52,15 +52,16 @@ class Draw:
         return self._shaped(self._stream().normal(self.site.span).to(self.site.device))
 
     def _shaped(self, flat: Tensor) -> Tensor:
-        return flat.reshape(self.site.shape) if self.site.is_whole else flat
+        return flat.reshape(self.site.size)
 
 
 @dataclass(frozen=True)
 class Site:
     """One tensor, or a span of it.
 
-    Tensors have the full ``shape`` when ``is_whole``, else they are 1-D of ``span.numel`` elements.
-    All are in ``dtype`` (float32, or float64 where a model holds float64) on ``device``.
+    Tensors have the shape ``size``: the full ``shape`` where the component sees whole tensors, some of its rows where
+    it sees rows, else 1-D of ``span.numel`` elements. All are on ``device``, in ``dtype``: float32, or float64 where
+    a model holds float64.
     """
 
     place: Place
@@ -69,7 +70,8 @@ class Site:
     """Shape of the full tensor."""
     span: Span
     """The elements at hand, in row-major order."""
-    is_whole: bool
+    size: tuple[int, ...]
+    """Shape of the tensors at hand."""
     dtype: torch.dtype
     device: torch.device
     inputs: Mapping[str, Callable[[], Tensor] | Sequence[Callable[[], Tensor]] | None]
@@ -161,7 +163,7 @@ class Site:
 
         size = self.shape[-1] if self.shape else 1
         index = torch.arange(self.span.start, self.span.stop, device=self.device) % max(size, 1)
-        return index.reshape(self.shape) if self.is_whole else index
+        return index.reshape(self.size)
 
     def draw(self, seed: int, component: str, *, draw: int = 0) -> Draw:
         """Random numbers for this site: ``site.draw(self.seed, self.name).keep(0.1)``."""

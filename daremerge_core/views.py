@@ -52,6 +52,7 @@ __all__ = [
     "ModelView",
     "blocks_of",
     "effort",
+    "granule",
     "measures",
     "needs_whole",
     "view",
@@ -130,6 +131,7 @@ class TensorView:
         ]
         self.layout = detect_layout(self.anchor, layouts)
         self._whole = component.needs_whole_tensors()
+        self._rows = not self._whole and component.needs_whole_rows()
         self._passes = component.passes()
         self._groups: dict[str, list[str]] | None = None
         self._measured: dict[str, tuple[_Kept, ...]] = {}
@@ -156,6 +158,27 @@ class TensorView:
         """Whether reading ``key`` by spans would make this view, or one below it, repeat whole-tensor work."""
         return self._whole or any(needs_whole(child, key) for child in self.children())
 
+    def granule(self, key: str) -> int:
+        """Elements of ``key`` in a row, where this view, or one below it, sees whole rows; else 1."""
+        own = self._row_length(key) if self._rows else 1
+        return max([own, *(granule(child, key) for child in self.children())])
+
+    def _row_length(self, key: str) -> int:
+        meta = self.anchor.meta(key)
+        return meta.numel // meta.shape[0] if len(meta.shape) > 1 and meta.numel else meta.numel
+
+    def _extent(self, key: str, span: Span) -> tuple[Span, tuple[int, ...]]:
+        """What the verb is given to answer for a span: the elements, and the shape of the tensors that hold them."""
+        meta = self.anchor.meta(key)
+        if self._whole or (self._rows and (len(meta.shape) < 2 or not meta.numel)):
+            return meta.whole, meta.shape
+        if not self._rows:
+            return span, (span.numel,)
+        row = self._row_length(key)
+        first = min(span.start // row, meta.shape[0] - 1)
+        last = max(-(-span.stop // row), first + 1)
+        return Span(first * row, last * row), (last - first, *meta.shape[1:])
+
     def measures(self, key: str) -> bool:
         """Whether reading ``key`` starts with a pass over the whole tensor."""
         return self._passes > 0 or any(measures(child, key) for child in self.children())
@@ -163,7 +186,14 @@ class TensorView:
     # --- computing ---
 
     def _site(
-        self, key: str, span: Span, *, whole: bool, ratio: float, device: str, measured: tuple[Tensor, ...]
+        self,
+        key: str,
+        span: Span,
+        size: tuple[int, ...],
+        *,
+        ratio: float,
+        device: str,
+        measured: tuple[Tensor, ...],
     ) -> Site:
         import torch
 
@@ -172,13 +202,13 @@ class TensorView:
         dtype = torch.float64 if wide else torch.float32
         where = torch.device(device)
 
-        where_read = None if whole else span
+        where_read = None if span == meta.whole else span
 
         def of_model(model: Model) -> Callable[[], Tensor]:
-            return lambda: _read_rows(model, self.anchor, key, where_read, where, dtype)
+            return lambda: _read_rows(model, self.anchor, key, where_read, where, dtype).reshape(size)
 
         def of_mask(mask: Mask) -> Callable[[], Tensor]:
-            return lambda: _read_mask(mask, key, meta, where_read, where)
+            return lambda: _read_mask(mask, key, meta, where_read, where).reshape(size)
 
         inputs: dict[str, Any] = {name: _each(value, of_model) for name, value in self._models.items()}
         if not isinstance(self.component, _Selective):  # there the mask says where, and is not an input of the verb
@@ -187,7 +217,7 @@ class TensorView:
             place=self.layout.place(key),
             shape=meta.shape,
             span=span,
-            is_whole=whole,
+            size=size,
             dtype=dtype,
             device=where,
             inputs=inputs,
@@ -197,21 +227,18 @@ class TensorView:
 
     def _compute(self, key: str, span: Span, ratio: float) -> Tensor:
         """The component's verb for one span, 1-D, checked."""
-        meta = self.anchor.meta(key)
-        whole = self._whole
         measured = self.measured(key) if self._passes else ()
-        wanted = meta.whole if whole else span
-        site = self._site(key, wanted, whole=whole, ratio=ratio, device=self.device, measured=measured)
+        wanted, size = self._extent(key, span)
+        site = self._site(key, wanted, size, ratio=ratio, device=self.device, measured=measured)
         with self._blame(key):
             result = self._verb(site)
-        expected = meta.shape if whole else (wanted.numel,)
-        if tuple(result.shape) != tuple(expected):
+        if tuple(result.shape) != tuple(size):
             raise ComponentError(
-                f"{self._who()} answered shape {tuple(result.shape)} for {key!r}, where {tuple(expected)} was wanted",
+                f"{self._who()} answered shape {tuple(result.shape)} for {key!r}, where {tuple(size)} was wanted",
                 hint=f"This is a defect of {self._who()}: report it to its author.",
             )
         flat = result.reshape(-1)
-        return flat[span.start : span.stop] if whole and span != wanted else flat
+        return flat if span == wanted else flat[span.start - wanted.start : span.stop - wanted.start]
 
     def _who(self) -> str:
         return f"{self.component.kind}.{self.component.name} (step {self.label!r})"
@@ -269,10 +296,13 @@ class TensorView:
 
     def _measure(self, key: str, done: tuple[Tensor, ...]) -> Tensor:
         numel = self.anchor.meta(key).numel
+        row = self._row_length(key) if self._rows else 1
+        block = numel if self._whole else max(MEASURE_BLOCK // max(row, 1), 1) * row
 
         def shares() -> Iterator[Tensor]:
-            for span in blocks_of(numel, numel or 1) if self._whole else blocks_of(numel, MEASURE_BLOCK):
-                site = self._site(key, span, whole=self._whole, ratio=self._ratio(key), device="cpu", measured=done)
+            for span in blocks_of(numel, block or 1):
+                wanted, size = self._extent(key, span)
+                site = self._site(key, wanted, size, ratio=self._ratio(key), device="cpu", measured=done)
                 with self._blame(key):
                     yield self.component.measure(site)
 
@@ -383,6 +413,11 @@ class ModelView(TensorView):
         if self.decisions[key].action is Action.COPY:
             return needs_whole(self.anchor, key)
         return super().needs_whole(key)
+
+    def granule(self, key: str) -> int:
+        if self.decisions[key].action is Action.COPY:
+            return granule(self.anchor, key)
+        return super().granule(key)
 
     def measures(self, key: str) -> bool:
         if self.decisions[key].action is Action.COPY:
@@ -690,6 +725,12 @@ def measures(value: Any, key: str) -> bool:
     """Whether reading ``key`` starts with a pass over the whole tensor."""
     value = _source(value)
     return isinstance(value, TensorView) and _knows(value, key) and value.measures(key)
+
+
+def granule(value: Any, key: str) -> int:
+    """Elements of ``key`` in a row, where reading fewer would compute some of them twice; else 1."""
+    value = _source(value)
+    return value.granule(key) if isinstance(value, TensorView) and _knows(value, key) else 1
 
 
 def effort(value: Any, key: str) -> float:

@@ -156,7 +156,7 @@ class _TensorTests(ComponentTests):
                     for start in range(0, numel, size):
                         span = Span(start, min(start + size, numel))
                         assert _same(value.read(key, span), whole[span.start : span.stop]), (
-                            "an elementwise component must not look beyond its span: set elementwise = False"
+                            "an elementwise component must not look beyond its span, nor a rowwise one beyond its row"
                         )
 
 
@@ -232,7 +232,8 @@ class SparsifierTests(ComponentTests):
     def sparsify(self, options: Mapping[str, Any], key: str, delta: Any, span: Span | None = None) -> Any:
         probe = ModelView(_Probe(a=tiny_model(0), b=tiny_model(1)))
         whole = probe.anchor.meta(key).whole
-        site = probe._site(key, span or whole, whole=False, ratio=0.0, device="cpu", measured=())
+        at = span or whole
+        site = probe._site(key, at, (at.numel,), ratio=0.0, device="cpu", measured=())
         component: Any = self.make(options)
         return component.sparsify(site, delta)
 

@@ -32,7 +32,7 @@ class Everything(Masker):
     def mask(self, site: Site) -> Tensor:
         from . import kernels
 
-        return kernels.constant(True, _size(site), site.device)
+        return kernels.constant(True, site.size, site.device)
 
 
 class Nothing(Masker):
@@ -43,7 +43,7 @@ class Nothing(Masker):
     def mask(self, site: Site) -> Tensor:
         from . import kernels
 
-        return kernels.constant(False, _size(site), site.device)
+        return kernels.constant(False, site.size, site.device)
 
 
 class Random(Masker):
@@ -129,7 +129,7 @@ class Pattern(Masker):
         rows = site.shape[0] if site.shape else 1
         columns = math.prod(site.shape[1:])
         flat = kernels.pattern(self.shape, site.span, rows, columns, self.size, site.device)
-        return flat.reshape(_size(site))
+        return flat.reshape(site.size)
 
 
 # --- from the weights --------------------------------------------------------------------------------
@@ -320,8 +320,3 @@ class Edit(MaskEditor):
         chosen = select(keys, self.include, what="include")
         edited, within = self.to.for_keys(chosen), frozenset(chosen)
         return lambda site: edited(site) if site.place.key in within else site["of"]
-
-
-def _size(site: Site) -> tuple[int, ...]:
-    """The shape of what is asked of a site."""
-    return site.shape if site.is_whole else (site.span.numel,)

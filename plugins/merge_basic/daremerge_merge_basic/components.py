@@ -190,13 +190,14 @@ class Bislerp(MergeMethod):
 
     slerp(a/‖a‖, b/‖b‖, t) · ((1 − t)‖a‖ + t‖b‖) for each row of a matrix, each output channel of a convolution, a
     vector as a whole. Lengths do not shrink between the ends, as lerp's do. Rows that are nearly parallel or opposite
-    (|cos θ| > 0.9995), zero or not finite are lerp. Both ends bit for bit. Reads whole tensors.
+    (|cos θ| > 0.9995), zero or not finite are lerp. Both ends bit for bit.
 
     Source: ComfyUI's latent upscaler of that name.
     """
 
     name = "bislerp"
     elementwise = False
+    rowwise = True
 
     def merge(self, site: Site) -> Tensor:
         from . import kernels
@@ -209,13 +210,14 @@ class Hslerp(MergeMethod):
 
     The norm is over the channels: dimension 1 of a weight, a vector as a whole. The bump adds on A's half, takes away
     on B's, and is zero halfway and at both ends, which are bit for bit. A heuristic from blending latent images; for
-    weights it is here for old workflows. Reads whole tensors.
+    weights it is here for old workflows.
 
     Source: ComfyUI-DareMerge, whose bump of a constant ±‖b − a‖/6 kept neither end.
     """
 
     name = "hslerp"
     elementwise = False
+    rowwise = True
 
     def merge(self, site: Site) -> Tensor:
         from . import kernels

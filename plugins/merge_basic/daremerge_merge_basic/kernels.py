@@ -209,7 +209,7 @@ def bislerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     (out, in, …) all that one output channel reads, of a vector the whole vector. Rows that are parallel in the sense of
     :func:`slerp`, or have no angle, are lerp. After ComfyUI's latent upscaler of that name.
 
-    Shape: ``a`` and ``b`` are whole tensors.
+    Shape: ``a`` and ``b`` are tensors, or some of their rows.
     """
     return _by_rows(_bislerp_rows, a, b, t)
 
@@ -236,7 +236,7 @@ def hslerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     Channels are dimension 1, the inputs of a weight (out, in, …), or the only dimension there is. The bump rises to
     ‖b − a‖/6 at t = ¼, falls to −‖b − a‖/6 at t = ¾, and is zero at both ends, halfway, and where A equals B.
 
-    Shape: ``a`` and ``b`` are whole tensors.
+    Shape: ``a`` and ``b`` are tensors, or some of their rows.
     """
     return _by_rows(_hslerp_rows, a, b, t)
 

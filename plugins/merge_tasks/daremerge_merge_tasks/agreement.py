@@ -36,7 +36,7 @@ class ModelStock(MultiMergeMethod):
     base: ModelRef = BASE
     per: Literal["tensor", "row"] = Field("tensor", description="What counts as one vector.")
 
-    def needs_whole_tensors(self) -> bool:
+    def needs_whole_rows(self) -> bool:
         return self.per == "row"
 
     def passes(self) -> int:

@@ -158,7 +158,10 @@ class NuSlerp(MergeMethod):
     per: Literal["tensor", "row", "column"] = Field("tensor", description="What counts as one vector.")
 
     def needs_whole_tensors(self) -> bool:
-        return self.per != "tensor"
+        return self.per == "column"
+
+    def needs_whole_rows(self) -> bool:
+        return self.per == "row"
 
     def passes(self) -> int:
         return 1 if self.per == "tensor" else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,12 @@ class Svc(Refiner):
     )
 
     def effort(self, shape: tuple[int, ...]) -> float:
-        return 200.0 if len(shape) > 1 else 1.0
+        """Products of matrices: a multiplication for each row, of each element."""
+        return 1.0 + _side(shape) / 4 if len(shape) > 1 else 1.0
+
+    def working_bytes(self, shape: tuple[int, ...], models: int) -> int:
+        """Squares of the shorter side, one for each pair of matrices and a few more."""
+        return 8 * _side(shape) ** 2 * (models * (models + 1) // 2 + 6) if len(shape) > 1 else 0
 
     def refine(self, site: Site, merged: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         from . import spectral_kernels as spectral
@@ -41,6 +47,11 @@ class Svc(Refiner):
             return merged
         rows = [one.reshape(one.shape[0], -1) for one in (merged, *deltas)]
         return spectral.svc(rows[0], rows[1:], self.floor).reshape(merged.shape)
+
+
+def _side(shape: tuple[int, ...]) -> int:
+    """The shorter side of the matrix (out, rest)."""
+    return min(shape[0], math.prod(shape[1:]))
 
 
 class Lines(Refiner):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,8 +20,6 @@ OVER = Field("tensor", description="What the largest are sought in: each tensor,
 DENSITY = Field(0.5, ge=0, le=1, description="Share of the elements kept.")
 NOTHING = 0x7F800002
 """More than the bits of any magnitude."""
-ROWS_AT_A_TIME = 1 << 20
-"""Elements whose ranks are found at a time."""
 
 
 class Magnitude(Sparsifier):
@@ -138,6 +136,7 @@ class Della(Sparsifier):
 
     name = "della"
     elementwise = False
+    rowwise = True
     density: float = DENSITY
     epsilon: float = Field(0.2, ge=0, le=1, description="ε: how far the probabilities range over a row, in all.")
     rescale: bool = RESCALE
@@ -164,19 +163,11 @@ class Della(Sparsifier):
         return 12.0
 
     def sparsify(self, site: Site, delta: Tensor) -> Tensor:
-        import torch
-
         from . import kernels
 
         if self.density in (0.0, 1.0) or not delta.numel():
             return delta * self.density
         rows = delta.reshape(delta.shape[0], -1) if delta.ndim > 1 else delta.reshape(1, -1)
         uniform = site.draw(self.seed, self.name).uniform().reshape(rows.shape)
-        step = max(ROWS_AT_A_TIME // max(rows.shape[1], 1), 1)
-        dropped = [self._dropped(rows[i : i + step], uniform[i : i + step], kernels) for i in range(0, len(rows), step)]
-        return torch.cat(dropped).reshape(delta.shape)
-
-    def _dropped(self, rows: Tensor, uniform: Tensor, kernels: Any) -> Tensor:
         keep = kernels.della_probabilities(rows, self.density, self.epsilon)
-        dropped: Tensor = kernels.drop_by_probability(rows, uniform, keep, rescale=self.rescale)
-        return dropped
+        return kernels.drop_by_probability(rows, uniform, keep, rescale=self.rescale).reshape(delta.shape)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IsoC", "IsoCts", "TsvM", "Wudi"]
 
+CHUNKS = 1 << 26
+"""Bytes of the parts of matrices that are in float64 at a time."""
 OVERSAMPLING = 16
 """Columns of a sketch beyond the rank."""
 RANK = Field(None, ge=1, description="Only so many directions of each matrix; all the method wants by default.")
@@ -35,7 +37,7 @@ class SpectralMerge(TaskMerge):
         from . import kernels
 
         taking_part = [(delta, weight) for delta, weight in zip(deltas, weights, strict=True) if weight]
-        values = [delta if weight == 1.0 else delta * weight for delta, weight in taking_part]
+        values = [delta if weight == 1.0 else self._weighed(delta, weight) for delta, weight in taking_part]
         if not values or not site.numel:
             return deltas[0] * 0.0
         if len(site.shape) < 2:
@@ -44,6 +46,10 @@ class SpectralMerge(TaskMerge):
         if not any(bool(one.any()) for one in rows):
             return kernels.total(values)
         return self.of_matrices(site, rows).reshape(site.shape)
+
+    def _weighed(self, delta: Tensor, weight: float) -> Tensor:
+        """In place, as large matrices count, where no refiner wants the differences after."""
+        return delta.mul_(weight) if self.refine is None else delta * weight
 
     def task_vectors(self, site: Site) -> list[Tensor]:
         """Read one after the other, so that only the differences are held."""
@@ -60,13 +66,18 @@ class SpectralMerge(TaskMerge):
         raise NotImplementedError
 
     def working_bytes(self, shape: tuple[int, ...], numel: int, models: int) -> int:
-        """The base, a difference for each model, the merge and what is added; squares of the shorter side."""
+        """The base, a difference for each model, the merge, what is added and what is stored, and squares of the
+        shorter side. For a refiner the differences are there twice."""
         if len(shape) < 2:
             return super().working_bytes(shape, numel, models)
-        tasks = max(models - 1, 1)
-        side = min(shape[0], math.prod(shape[1:]))
-        square = side * side * 8
-        return (models + 3) * 4 * numel + square * (tasks * (tasks + 1) // 2 + 3 * tasks + 6) + 32 * (1 << 21)
+        tasks, rows, columns = max(models - 1, 1), shape[0], math.prod(shape[1:])
+        whole = 4 * numel * (tasks * (1 if self.refine is None else 2) + 4)
+        refining = 0 if self.refine is None else self.refine.working_bytes(shape, models)
+        return whole + 8 * self.squares(rows, columns, tasks) + CHUNKS + refining
+
+    def squares(self, rows: int, columns: int, tasks: int) -> int:
+        """Elements of the square matrices, in float64, that are there at a time."""
+        return min(rows, columns) ** 2 * (tasks * (tasks + 1) // 2 + 3 * tasks + 6)
 
     def effort(self, shape: tuple[int, ...]) -> float:
         """Each product of two matrices takes a multiplication for each row, of each element."""
@@ -78,7 +89,7 @@ class SpectralMerge(TaskMerge):
 def _on_shorter_side(matrices: Sequence[Tensor]) -> tuple[bool, list[Tensor]]:
     """Whether the matrices are taller than wide, and the same with the shorter side as rows."""
     tall = matrices[0].shape[0] > matrices[0].shape[1]
-    return tall, [one.T.contiguous() for one in matrices] if tall else list(matrices)
+    return tall, [one.T for one in matrices] if tall else list(matrices)
 
 
 class TsvM(SpectralMerge):
@@ -199,9 +210,7 @@ class Wudi(SpectralMerge):
             return spectral.wudi_by_descent(matrices, self.steps, self.rate)
         return spectral.wudi(matrices, self.ridge)
 
-    def working_bytes(self, shape: tuple[int, ...], numel: int, models: int) -> int:
-        if len(shape) < 2:
-            return super().working_bytes(shape, numel, models)
-        tasks, columns = max(models - 1, 1), math.prod(shape[1:])
-        side = columns if self.solver == "adam" else min(tasks * shape[0], columns)
-        return (models + 5) * 4 * numel + side * side * 8 * (tasks + 3) + 32 * (1 << 21)
+    def squares(self, rows: int, columns: int, tasks: int) -> int:
+        if self.solver == "closed" and tasks * rows < columns:
+            return 2 * (tasks * rows) ** 2 + rows**2 * (tasks * (tasks + 1) // 2 + 3 * tasks)
+        return columns**2 * (tasks + 3)

@@ -108,11 +108,12 @@ class TaskMerge(WeighedModels):
         return site.deltas
 
     def combined(self, site: Site, deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """The merged task vector, before λ; must not change its inputs."""
+        """The merged task vector, before λ. A refiner sees the deltas after it, as they are then."""
         raise NotImplementedError
 
-    def effort(self, shape: tuple[int, ...]) -> float:
-        return max(1.0, *(one.effort(shape) for one in self.nested_components() if hasattr(one, "effort")), 1.0)
+    def working_bytes(self, shape: tuple[int, ...], numel: int, models: int) -> int:
+        refining = 0 if self.refine is None else self.refine.working_bytes(shape, models)
+        return super().working_bytes(shape, numel, models) + refining
 
 
 class SchemeMerge(TaskMerge):
