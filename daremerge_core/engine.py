@@ -8,6 +8,7 @@ a complete output or leaves nothing behind. No choice made here (span size, thre
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -436,6 +437,17 @@ def one_thread_per_op() -> Iterator[None]:
 # --- threads ---------------------------------------------------------------------------------------------
 
 
+def _learn_thread_count() -> None:
+    """Have a new thread take on :func:`one_thread_per_op`.
+
+    Until torch has split an operation of its own, or is asked, its linear algebra uses all cores there, and how many of
+    them are free shows in the last bits of a result.
+    """
+    torch = sys.modules.get("torch")  # not loaded where only bytes are read
+    if torch is not None:
+        torch.get_num_threads()
+
+
 class Pool:
     """Worker threads that share a memory budget and stop at the first failure."""
 
@@ -452,6 +464,7 @@ class Pool:
         failures: list[BaseException] = []
 
         def worker() -> None:
+            _learn_thread_count()
             while not self._cancel.is_set():
                 with ready:
                     item = next(queue, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,3 +222,28 @@ def test_devices_that_are_not_there_are_refused(models: SimpleNamespace) -> None
 
 def test_discover_is_read_once() -> None:
     assert discover() is discover()
+
+
+ONE_PRODUCT = """
+import os, threading, torch
+from daremerge_core.engine import Pool, one_thread_per_op
+
+matrix = torch.ones(1200, 1200, dtype=torch.float64)
+native = []
+
+def multiply():
+    native.append(len(os.listdir("/proc/self/task")))
+    matrix @ matrix
+    native.append(len(os.listdir("/proc/self/task")))
+
+with one_thread_per_op():
+    Pool(1, 1 << 30, threading.Event()).run([(0, multiply)])
+print(native[1] - native[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts native threads in /proc")
+def test_a_workers_first_product_of_matrices_takes_one_thread() -> None:
+    """Else it would take as many as are free, and how many that was would show in the result."""
+    done = subprocess.run([sys.executable, "-c", ONE_PRODUCT], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stdout + done.stderr
