@@ -36,3 +36,17 @@ def test_the_published_table_is_of_every_row(monkeypatch: pytest.MonkeyPatch) ->
     assert len(report["accuracy"]) == report["seeds"] >= 5
     assert all(set(one) == names for one in report["accuracy"])
     assert (QUALITY / "digits.md").read_text(encoding="utf-8") == digits.table(report["accuracy"])
+
+
+@pytest.mark.parametrize("experiment", ["digits", "minilm"])
+def test_the_docs_show_the_last_results(experiment: str) -> None:
+    docs = (QUALITY.parent.parent / "docs" / "quality.md").read_text(encoding="utf-8")
+    assert (QUALITY / f"{experiment}.md").read_text(encoding="utf-8") in docs
+
+
+def test_the_table_of_the_language_model_is_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(QUALITY))
+    import methods
+
+    report = json.loads((QUALITY / "minilm.json").read_text(encoding="utf-8"))
+    assert set(report["accuracy"]) == {"base", "fine-tuned", *(row.name for row in (*methods.ALONE, *methods.TOGETHER))}

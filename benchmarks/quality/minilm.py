@@ -223,7 +223,9 @@ class Network:
     def probe(self, task: Task) -> Encoder:
         """A head for the base's embeddings, with the encoder as it is."""
         found, labels = self.embeddings(self.base(), task.train)
-        head = nn.Linear(self.width, task.classes)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            head = nn.Linear(self.width, task.classes)
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
         for _ in range(400):
             optimizer.zero_grad()
@@ -270,8 +272,8 @@ def trained(network: Network, task: Task, folder: Path, seed: int) -> tuple[Enco
     return load_file(encoder), load_file(head)
 
 
-def experiment(folder: Path, seed: int) -> dict[str, Any]:
-    """Accuracies of every row by task, and what was chosen on the validation split."""
+def experiment(folder: Path, seed: int, wanted: Callable[[Row], bool]) -> dict[str, Any]:
+    """Accuracies of the wanted rows by task, and what was chosen on the validation split."""
     network = Network()
     chosen_tasks = tasks(seed)
     models: dict[str, Encoder] = {"base": network.base()}
@@ -283,7 +285,7 @@ def experiment(folder: Path, seed: int) -> dict[str, Any]:
     for task in chosen_tasks:
         found["base"][task.name] = network.accuracy(models["base"], network.probe(task), task.test)
         found["fine-tuned"][task.name] = network.accuracy(models[task.name], heads[task.name], task.test)
-    for row in ALONE:
+    for row in filter(wanted, ALONE):
         found[row.name] = {
             task.name: network.accuracy(merge(alone(row.step, task.name), models), heads[task.name], task.test)
             for task in chosen_tasks
@@ -294,7 +296,7 @@ def experiment(folder: Path, seed: int) -> dict[str, Any]:
     def judge(merged: Encoder, split: Callable[[Task], Sequence[Example]]) -> dict[str, float]:
         return {task.name: network.accuracy(merged, heads[task.name], split(task)) for task in chosen_tasks}
 
-    for row in TOGETHER:
+    for row in filter(wanted, TOGETHER):
         candidates = replace(row, tuned=_fewer(row)).candidates()
         made = ((step, merge(together(step, names, row.beside), models)) for step in candidates)
         best: tuple[float, dict[str, Any], Encoder] | None = None
@@ -348,14 +350,20 @@ def _mean(accuracy: Mapping[str, float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where trained weights are kept")
+    parser.add_argument("--rows", nargs="+", help="only these, by their names in methods.py; the others stay")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.out / f"seed{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    report = {"date": time.strftime("%Y-%m-%d"), **experiment(folder, options.seed)}
-    (HERE / "minilm.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    results = HERE / "minilm.json"
+    report = experiment(folder, options.seed, lambda row: not options.rows or row.name in options.rows)
+    if options.rows:
+        before = json.loads(results.read_text(encoding="utf-8"))
+        report |= {part: {**before[part], **report[part]} for part in ("accuracy", "chosen")}
+    report = {"date": time.strftime("%Y-%m-%d"), **report}
+    results.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (HERE / "minilm.md").write_text(table(report), encoding="utf-8")
     print(table(report))
 
