@@ -31,6 +31,8 @@ from daremerge_core.stores import sha256_file
 
 HERE = Path(__file__).parent
 STARTUP_RUNS = 5
+PAUSE = 4.0
+"""Seconds before each measurement."""
 
 
 # --- time and memory -----------------------------------------------------------------------------------
@@ -86,9 +88,14 @@ def _prepare(job: Job, files: Checkpoints, out: Path) -> None:
 
 
 def _timed(command: Sequence[str], out: Path) -> Measurement:
-    """Measure a command and remove what it wrote; what earlier runs wrote is on the disk before the clock starts."""
+    """Measure a command and remove what it wrote; what earlier runs wrote is on the disk before the clock starts.
+
+    A virtual machine hands memory that was freed back to its host within seconds, and touching it again is slow. After
+    a pause the floor, which writes at once, and a job, which first reads, find the same memory.
+    """
     if hasattr(os, "sync"):
         os.sync()
+    time.sleep(PAUSE)
     try:
         return measure(command)
     finally:

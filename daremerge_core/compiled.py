@@ -7,11 +7,25 @@ where :func:`daremerge_core.rng.accelerated` says that numba is there. Importing
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["compiled"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-F = TypeVar("F", bound=Callable[..., None])
+__all__ = ["compilable", "compiled"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compilable(*tensors: Tensor) -> bool:
+    """Whether compiled loops may do it: numba is there, and all tensors are float32, on the CPU and contiguous."""
+    import torch
+
+    from .rng import accelerated
+
+    return accelerated() and all(
+        one.dtype == torch.float32 and one.device.type == "cpu" and one.is_contiguous() for one in tensors
+    )
 
 
 def compiled(signature: Any) -> Callable[[F], F]:

@@ -78,6 +78,8 @@ class Settings:
     """Bytes of anonymous memory the run may use for its work."""
     device: str = "cpu"
     """``cpu``, ``cuda``, ``mps`` …, or ``auto``."""
+    sha256: bool = False
+    """Whether to take the SHA-256 of what is written: a core is busy with it for half a second a gigabyte."""
 
     def worker_count(self) -> int:
         if self.threads > 0:
@@ -92,7 +94,7 @@ class Summary:
 
     paths: list[Path]
     sha256: dict[Path, str]
-    """SHA-256 of each model file written, in hex."""
+    """SHA-256 of each model file written, in hex, if it was asked for."""
     merged: int
     copied: Counter[str]
     skipped: Counter[str]
@@ -162,7 +164,7 @@ def execute(
             identities = _identities(plan, pool, weighed, beside=partial(resolve_device, settings.device))
             if expected:
                 check_identities(plan, identities, expected)
-            sink.describe(plan.metadata(identities))
+            sink.describe(plan.metadata(identities), sha256=settings.sha256)
             with one_thread_per_op():
                 _make_ready(plan, settings, pool, weighed)
                 tasks = _tasks(plan, settings, threads)
@@ -443,9 +445,10 @@ def _learn_thread_count() -> None:
     Until torch has split an operation of its own, or is asked, its linear algebra uses all cores there, and how many of
     them are free shows in the last bits of a result.
     """
-    torch = sys.modules.get("torch")  # not loaded where only bytes are read
-    if torch is not None:
-        torch.get_num_threads()
+    # Where only bytes are read torch is not loaded, or a worker beside this one is loading it.
+    ask = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if ask is not None:
+        ask()
 
 
 class Pool:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["cast", "count_nonfinite", "lerp", "select", "tree_sum"]
+from .compiled import compilable
+from .rng import accelerated
+
+__all__ = ["add_scaled", "cast", "count_nonfinite", "lerp", "select", "tree_sum"]
+
+EXPONENTS = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F800000}
+"""The bits of the exponent; a number has all of them only where it is NaN or infinite."""
 
 
 def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -16,7 +24,34 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     """
     if t in (0.0, 1.0):  # whatever the other side holds, NaN and infinity too
         return b if t else a
+    if compilable(a, b) and a.shape == b.shape:
+        from . import kernels_numba as fast
+
+        out = torch.empty_like(a)
+        if t < 0.5:
+            fast.lerp_from_a(_flat(out), _flat(a), _flat(b), t)
+        else:
+            fast.lerp_from_b(_flat(out), _flat(a), _flat(b), 1.0 - t)
+        return out
     return a + (b - a) * t if t < 0.5 else b - (b - a) * (1.0 - t)
+
+
+def add_scaled(a: Tensor, change: Tensor, scale: float) -> Tensor:
+    """a + s · change, each operation rounded (``torch.add`` with an alpha rounds once in places)."""
+    if scale == 1.0:
+        return a + change
+    if compilable(a, change) and a.shape == change.shape:
+        from . import kernels_numba as fast
+
+        out = torch.empty_like(a)
+        fast.add_scaled(_flat(out), _flat(a), _flat(change), scale)
+        return out
+    return a + change * scale
+
+
+def _flat(values: Tensor) -> NDArray[np.float32]:
+    """The elements in row-major order, without a copy."""
+    return values.reshape(-1).numpy()
 
 
 def select(keep: Tensor, values: Tensor) -> Tensor:
@@ -53,6 +88,12 @@ def count_nonfinite(values: Tensor) -> int:
     """How many elements are NaN or infinite. Cheap when there are none."""
     if not values.numel():
         return 0
+    if accelerated() and values.dtype in EXPONENTS and values.device.type == "cpu" and values.is_contiguous():
+        from . import kernels_numba as fast
+
+        integer, unsigned = (torch.int16, np.uint16) if values.element_size() == 2 else (torch.int32, np.uint32)
+        bits = values.reshape(-1).view(integer).numpy().view(unsigned)
+        return int(fast.count_full(bits, EXPONENTS[values.dtype]))
     wide = values if values.element_size() > 1 else values.to(torch.float32)
     if bool(torch.isfinite(wide.sum(dtype=torch.float64 if wide.dtype == torch.float64 else torch.float32))):
         return 0

@@ -43,6 +43,11 @@ class Draw:
         """A bool tensor, each element True with probability ``density`` (0 to 1)."""
         return self._shaped(self._stream().keep(self.site.span, density, self.site.device))
 
+    def thin(self, values: Tensor, density: float, *, scale: float = 1.0) -> Tensor:
+        """``values`` of this site times ``scale`` where :meth:`keep` keeps, zero elsewhere: both in one go."""
+        thinned: Tensor = self._stream().thin(values, self.site.span.start, density, scale)
+        return thinned
+
     def uniform(self) -> Tensor:
         """float32 in [0, 1)."""
         return self._shaped(self._stream().uniform(self.site.span, self.site.device))

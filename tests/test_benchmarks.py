@@ -27,6 +27,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     modules = {name: __import__(name) for name in names}
     for name in names:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(modules["run"], "PAUSE", 0.0)
     return SimpleNamespace(**modules)
 
 

@@ -33,7 +33,7 @@ def identical(folder: Path, one: str, other: str) -> bool:
 
 class TestMerge:
     def test_dare_end_to_end(self, cli: Cli, models: SimpleNamespace) -> None:
-        done = cli(*DARE, "-o", "out.safetensors", "--drop-rate", "0.5", "--seed", "3")
+        done = cli(*DARE, "-o", "out.safetensors", "--drop-rate", "0.5", "--seed", "3", "--sha256")
         assert done.exit_code == 0, done.output
         digest = hashlib.sha256((models.folder / "out.safetensors").read_bytes()).hexdigest()
         assert f"sha256 {digest}  out.safetensors" in done.output

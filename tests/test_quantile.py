@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from daremerge_core import quantile
 from daremerge_core.quantile import magnitude_bits
-from daremerge_core.rng import accelerated
 
 INF, NAN = float("inf"), float("nan")
 FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, INF, -INF, NAN])
@@ -31,25 +29,6 @@ class TestBitsAndCounts:
     def test_every_nan_counts_the_same(self) -> None:
         patterns = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF, 0x7FC00000], dtype=torch.int32)
         assert magnitude_bits(patterns.view(torch.float32)).tolist() == [quantile.NAN] * 5
-
-    @pytest.mark.skipif(not accelerated(), reason="numba is off, or not installed")
-    @given(
-        values=st.lists(st.integers(0, quantile.NAN) | st.sampled_from([0, 0xFFFF, 0x10000, quantile.NAN]), max_size=8),
-        coarse=st.integers(0, quantile.COARSE - 1),
-    )
-    @settings(max_examples=50)
-    def test_numba_counts_what_torch_counts(self, values: list[int], coarse: int) -> None:
-        bits = torch.tensor(values, dtype=torch.int32)
-        bins = {coarse, *(value >> 16 for value in values)}
-        counted = []
-        for fast in ("0", "1"):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("DAREMERGE_FAST", fast)
-                fine = [quantile.fine_counts(bits, torch.tensor([one, 0])) for one in sorted(bins)]
-                counted.append([quantile.coarse_counts(bits), *fine])
-        for torch_counts, numba_counts in zip(*counted, strict=True):
-            assert torch_counts.dtype == numba_counts.dtype == torch.int64
-            assert torch.equal(torch_counts, numba_counts)
 
     @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=20), data=st.data())
     def test_a_rank_is_found_in_its_bin(self, counts: list[int], data: st.DataObject) -> None:

@@ -170,7 +170,7 @@ class TestBytes:
 
     def test_metadata_of_the_same_length_at_last(self, tmp_path: Path, make: Make) -> None:
         with make(tmp_path, {"format": "pt", "hash": "0" * 8}) as sink:
-            sink.describe({"format": "pt", "hash": "deadbeef"})
+            sink.describe({"format": "pt", "hash": "deadbeef"}, sha256=True)
             fill(sink)
             sink.commit()
             digests = dict(sink.digests)

@@ -61,6 +61,7 @@ _RUN = [
     click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
     click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
 ]
+_SHA256 = click.Option(["--sha256"], is_flag=True, help="Also take the SHA-256 of the file, as model sites list it.")
 _REPORT = click.Option(
     ["--report"],
     type=click.Path(path_type=Path),
@@ -85,9 +86,9 @@ def output_parameters(
     """
     options = {
         "gradient": [_OUTPUT, *_RUN],
-        "mask": [_OUTPUT, *_MACHINE, *_RUN, _QUIET],
+        "mask": [_OUTPUT, *_MACHINE, *_RUN, _SHA256, _QUIET],
         "report": [_OUTPUT, _THEME, *_MACHINE, *_RUN, _QUIET],
-    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, *([_REPORT] if reports else []), _QUIET])
+    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, _SHA256, *([_REPORT] if reports else []), _QUIET])
     taken = {word for parameter in beside for word in parameter.opts}
     return [_without(option, taken) for option in options]
 
@@ -103,7 +104,12 @@ def _without(option: click.Option, taken: Set[str]) -> click.Option:
 def settings_from(params: dict[str, Any]) -> Settings:
     from ..engine import Settings
 
-    return Settings(threads=params["threads"], memory=params["memory"], device=params["device"])
+    return Settings(
+        threads=params["threads"],
+        memory=params["memory"],
+        device=params["device"],
+        sha256=params.get("sha256", False),
+    )
 
 
 def perform(

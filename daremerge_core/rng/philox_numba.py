@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..compiled import compiled
 
-__all__ = ["bits_into", "keep_into"]
+__all__ = ["bits_into", "keep_into", "thin_into"]
 
 # numba types a global numpy scalar exactly; a plain int beside a uint64 would make a float64.
 _MULTIPLIER0 = np.uint64(0xD2511F53)
@@ -24,6 +24,7 @@ _WEYL1 = np.uint64(0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(32)
 _ZERO = np.uint64(0)
+_NOTHING = np.float32(0.0)
 
 _COUNTERS = 128  # per block: 2 KiB of words, well inside the first-level cache
 _BLOCK = 4 * _COUNTERS
@@ -90,5 +91,41 @@ def keep_into(out: NDArray[np.uint8], key0: int, key1: int, start: int, threshol
         else:
             for i in range(max(at, 0), min(at + _BLOCK, out.size)):
                 out[i] = words[(i - at) & 3, (i - at) >> 2] < below
+        counter += np.uint64(_COUNTERS)
+        at += _BLOCK
+
+
+@compiled(
+    types.void(
+        types.float32[::1], types.float32[::1], types.int64, types.int64, types.int64, types.int64, types.float32
+    )
+)
+def thin_into(
+    out: NDArray[np.float32],
+    values: NDArray[np.float32],
+    key0: int,
+    key1: int,
+    start: int,
+    threshold: int,
+    scale: float,
+) -> None:
+    """Fill ``out`` with ``values`` · ``scale`` where :func:`keep_into` has 1, zero elsewhere.
+
+    ``threshold`` is 1 to ``2**32`` here.
+    """
+    highest = np.uint32(threshold - 1)
+    words = np.empty((4, _COUNTERS), np.uint32)
+    in_order = np.empty(_BLOCK, np.uint32)
+    counter = np.uint64(start >> 2)
+    at = -(start & 3)
+    while at < out.size:
+        _philox_block(words, counter, np.uint64(key0), np.uint64(key1))
+        for j in range(_COUNTERS):
+            for k in range(4):
+                in_order[4 * j + k] = words[k, j]
+        first, last = max(at, 0), min(at + _BLOCK, out.size)
+        into, source, bits = out[first:last], values[first:last], in_order[first - at : last - at]
+        for i in range(into.size):
+            into[i] = source[i] * scale if bits[i] <= highest else _NOTHING
         counter += np.uint64(_COUNTERS)
         at += _BLOCK

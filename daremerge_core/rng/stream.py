@@ -108,14 +108,34 @@ class Stream:
         """
         import torch
 
-        if not 0 <= density <= 1:
-            raise ValueError(f"density is a probability in [0, 1], not {density}")
-        threshold = round(float(density) * 2.0**32)  # exact: scaling by a power of two only moves the exponent
+        threshold = _threshold(density)
         out = torch.empty(_checked(span).numel, dtype=torch.bool, device=device)
         if (fast := _fast(out.device)) is not None:
             fast.keep_into(out.view(torch.uint8).numpy(), *self._words, span.start, threshold)
             return out
         return self._map(span, out, lambda bits: bits < threshold)
+
+    def thin(self, values: Tensor, start: int, density: float, scale: float = 1.0) -> Tensor:
+        """``values`` times ``scale`` where :meth:`keep` keeps, zero elsewhere, also where a value is NaN or infinite.
+
+        The same as a mask and a product, in one go.
+
+        Args:
+            values: any shape, in row-major order from element ``start`` of the tensor on.
+        """
+        import torch
+
+        from daremerge_core.kernels import select
+
+        threshold, span = _threshold(density), _checked(Span(start, start + values.numel()))
+        suitable = values.dtype == torch.float32 and values.is_contiguous() and threshold
+        if suitable and (fast := _fast(values.device)) is not None:
+            out = torch.empty_like(values)
+            arrays = (out.reshape(-1).numpy(), values.reshape(-1).numpy())
+            fast.thin_into(*arrays, *self._words, span.start, threshold, scale)
+            return out
+        keep = self.keep(span, density, values.device).reshape(values.shape)
+        return select(keep, values if scale == 1.0 else values * scale)
 
     def uniform(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
         """Uniform float32 in ``[0, 1)``: the upper 24 bits times ``2**-24``. Exact on every device."""
@@ -176,6 +196,12 @@ def _hexadecimal(number: int) -> str:
 
 def _fast(device: torch.device) -> ModuleType | None:
     return _numba_kernel() if device.type == "cpu" and accelerated() else None
+
+
+def _threshold(density: float) -> int:
+    if not 0 <= density <= 1:
+        raise ValueError(f"density is a probability in [0, 1], not {density}")
+    return round(float(density) * 2.0**32)  # exact: scaling by a power of two only moves the exponent
 
 
 def _checked(span: Span) -> Span:

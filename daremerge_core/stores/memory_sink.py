@@ -40,7 +40,7 @@ class MemorySink:
         flat = elements.reshape(-1)
         self._flat[key][start : start + flat.numel()] = flat
 
-    def describe(self, metadata: Mapping[str, str]) -> None:
+    def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         self.metadata = dict(metadata)
 
     def commit(self) -> list[Path]:

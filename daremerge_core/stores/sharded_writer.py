@@ -90,10 +90,10 @@ class ShardedWriter:
         """See :meth:`Sink.write`."""
         self._writers[self._shard_of[key]].write(key, start, elements)
 
-    def describe(self, metadata: Mapping[str, str]) -> None:
+    def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         """See :meth:`Sink.describe`."""
         for number, writer in enumerate(self._writers):
-            writer.describe(_metadata_of_shard(number, metadata))
+            writer.describe(_metadata_of_shard(number, metadata), sha256=sha256)
 
     @property
     def digests(self) -> Mapping[Path, str]:

@@ -29,17 +29,20 @@ class Sink(Protocol):
         """
         ...
 
-    def describe(self, metadata: Mapping[str, str]) -> None:
-        """Give the final metadata, once, before the first write, and have the output hashed while it is written.
+    def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
+        """Give the final metadata, once, before the first write.
 
         It replaces the one given when the sink was made, for values known only later; its encoded length must be
         the same.
+
+        Args:
+            sha256: have each model file hashed while it is written.
         """
         ...
 
     @property
     def digests(self) -> Mapping[Path, str]:
-        """After :meth:`commit`, if it was described: the SHA-256 of each model file, in hex, as model sites list it."""
+        """After :meth:`commit`, if it was asked for: the SHA-256 of each model file, in hex, as model sites list it."""
         ...
 
     def commit(self) -> list[Path]:

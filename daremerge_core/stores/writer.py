@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from .following_digest import FollowingDigest
 from .header import encode_header, in_file_order
 from .memory import MemoryModel
 from .tensors import raw_bytes
+from .write_behind import WriteBehind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +60,9 @@ class SafetensorsWriter:
         self._idle = Condition()  # guards _missing and the two below; notified when a write ends
         self._under_way: set[object] = set()
         self._open = True
+        self._described = False
         self._digest: FollowingDigest | None = None
+        self._behind: WriteBehind | None = None
         self.digests: dict[Path, str] = {}
         """See :attr:`Sink.digests`."""
         self._partial = Partial(self.path)
@@ -70,8 +74,10 @@ class SafetensorsWriter:
         except BaseException:
             self.abort()
             raise
+        if WriteBehind.possible():
+            self._behind = WriteBehind(self._partial.fd)
 
-    def describe(self, metadata: Mapping[str, str]) -> None:
+    def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         """See :meth:`Sink.describe`. Raises ``RuntimeError`` when the header would have another length."""
         header = encode_header(self._tensors.values(), metadata)
         if len(header) != len(self._header):
@@ -81,8 +87,10 @@ class SafetensorsWriter:
             self._write_at(memoryview(header), 0)
         except OSError as error:
             fail(error, self.path, self.nbytes)
-        self._digest = FollowingDigest(self._partial.path, self.nbytes)
-        self._digest.written(0, len(header))
+        self._described = True
+        if sha256:
+            self._digest = FollowingDigest(self._partial.path, self.nbytes)
+            self._digest.written(0, len(header))
 
     def write(self, key: str, start: int, elements: Tensor) -> None:
         """See :meth:`Sink.write`. Raises ``KeyError``, ``TypeError`` or ``IndexError`` for what was not announced."""
@@ -105,6 +113,8 @@ class SafetensorsWriter:
             self._write_at(data, offset)
             if self._digest:
                 self._digest.written(offset, offset + data.nbytes)
+            if self._behind:
+                self._behind.written(data.nbytes)
         except OSError as error:
             fail(error, self.path, self.nbytes)
         else:
@@ -149,12 +159,18 @@ class SafetensorsWriter:
                     problem = f"{missing} elements not" if missing > 0 else f"{-missing} elements twice"
                     raise RuntimeError(f"{key!r} was not written as planned: {problem}")
             self._open = False
-        if not self._digest:
+        if not self._described:
             self._write_at(memoryview(self._header), 0)
+        self._stop_behind()
         os.fsync(self._partial.fd)
         if self._digest:
             self.digests[self.path] = self._digest.hexdigest()
         self._partial.close()
+
+    def _stop_behind(self) -> None:
+        behind, self._behind = self._behind, None
+        if behind:
+            behind.stop()
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""
@@ -164,6 +180,8 @@ class SafetensorsWriter:
             self._idle.wait_for(lambda: not self._under_way)
         if self._digest:
             self._digest.stop()
+        with suppress(OSError):  # of a file that is given up
+            self._stop_behind()
         self._partial.remove()
 
     def __enter__(self) -> SafetensorsWriter:

@@ -168,8 +168,8 @@ class Magnitude(Masker):
     def measure(self, site: Site) -> Tensor:
         from daremerge_core import quantile
 
-        bits = self._bits(site)
-        return quantile.fine_counts(bits, site.measured[0]) if site.measured else quantile.coarse_counts(bits)
+        delta = site.model - site["base"]
+        return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
     def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         from daremerge_core import quantile
@@ -179,13 +179,10 @@ class Magnitude(Masker):
         return quantile.bin_of_rank(total, round(self.threshold * int(total.sum())))
 
     def mask(self, site: Site) -> Tensor:
-        below: Tensor = self._bits(site) <= int(site.measured[1])
-        return below if self.select == "below" else ~below
-
-    def _bits(self, site: Site) -> Tensor:
         from daremerge_core import quantile
 
-        return quantile.magnitude_bits(site.model - site["base"])
+        above = quantile.reaching(site.model - site["base"], int(site.measured[1]) + 1)
+        return above if self.select == "above" else ~above
 
 
 class SignAgreement(Masker):

@@ -35,12 +35,11 @@ class DareSparsifier(Sparsifier):
         return self.model_copy(update={"drop_rate": 1.0 - density})
 
     def sparsify(self, site: Site, delta: Tensor, *, draw: int = 0) -> Tensor:
-        from . import kernels
-
         if self.drop_rate == 0.0:
             return delta
-        keep = site.draw(self.seed, self.name, draw=draw).keep(1.0 - self.drop_rate)
-        return kernels.drop(delta, keep, self.drop_rate, rescale=self.rescale)
+        # By a product: a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
+        scale = 1.0 / (1.0 - self.drop_rate) if self.rescale and self.drop_rate < 1.0 else 1.0
+        return site.draw(self.seed, self.name, draw=draw).thin(delta, 1.0 - self.drop_rate, scale=scale)
 
 
 class Dare(MergeMethod):
@@ -97,7 +96,9 @@ class Dare(MergeMethod):
             from daremerge_core.kernels import lerp
 
             return lerp(site.a, site.b, site.t)
-        return site.a + self._change(site) * site.t
+        from daremerge_core.kernels import add_scaled
+
+        return add_scaled(site.a, self._change(site), site.t)
 
     def _towards_target(self, site: Site) -> Site:
         """The site the blend sees: B replaced by the target, without the election's measurement."""

@@ -1,22 +1,10 @@
-"""DARE: Drop And REscale (Yu et al., "Language Models are Super Mario", arXiv 2311.03099, section 3.2).
+"""The tensor-wide election that may follow DARE, of ComfyUI-DareMerge.
 
 Shapes: every tensor has the shape of ``delta``, of any rank.
 """
 
 import torch
 from torch import Tensor
-
-from daremerge_core.kernels import select
-
-
-def drop(delta: Tensor, keep: Tensor, drop_rate: float, *, rescale: bool) -> Tensor:
-    """m ⊙ δ / (1 − p): δ where ``keep``, scaled so that its expectation stays δ; zero elsewhere.
-
-    A drop rate of 1 gives zeros, and a dropped element is zero even where δ is NaN or infinite. Written as a product:
-    a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
-    """
-    kept = delta * (1.0 / (1.0 - drop_rate)) if rescale and drop_rate < 1.0 else delta
-    return select(keep, kept)
 
 
 def votes(delta: Tensor, *, by_count: bool) -> Tensor:

@@ -87,10 +87,10 @@ class Sce(MultiMergeMethod):
         deltas = site.deltas
         if len(site.measured) == self.passes() - 1:
             return site.total(*(one * one for one in self._selected(site, deltas)))
-        bits = quantile.magnitude_bits(kernels.variance(deltas))
+        variance = kernels.variance(deltas)
         if site.measured:
-            return quantile.fine_counts(bits, site.measured[0])
-        return torch.cat([quantile.coarse_counts(bits), (bits > 0).sum().reshape(1)])
+            return quantile.fine_counts(variance, site.measured[0])
+        return torch.cat([quantile.coarse_counts(variance), variance.count_nonzero().reshape(1)])
 
     def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         from daremerge_core import quantile
@@ -107,13 +107,13 @@ class Sce(MultiMergeMethod):
 
     def _selected(self, site: Site, deltas: Sequence[Tensor]) -> list[Tensor]:
         from daremerge_core.kernels import select
-        from daremerge_core.quantile import magnitude_bits
+        from daremerge_core.quantile import reaching
 
         from . import kernels
 
         if self.density == 1:
             return list(deltas)
-        chosen = kernels.at_least(magnitude_bits(kernels.variance(deltas)), int(site.measured[1]))
+        chosen = reaching(kernels.variance(deltas), int(site.measured[1]))
         return [select(chosen, delta) for delta in deltas]
 
     def merge(self, site: Site) -> Tensor:

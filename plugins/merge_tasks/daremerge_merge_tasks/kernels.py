@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daremerge_core.rng import accelerated
+from daremerge_core.compiled import compilable
 
 # --- how many become one -----------------------------------------------------------------------------
 
@@ -62,35 +62,19 @@ def elected_mean(deltas: Sequence[Tensor], weights: Sequence[float], shares: Seq
 
     Compiled where numba is there and the tensors are float32 on the CPU; the same bits either way.
     """
-    first = deltas[0]
-    if accelerated() and first.dtype == torch.float32 and first.device.type == "cpu":
-        return _elected_mean_compiled(deltas, weights, shares)
+    if compilable(*deltas):
+        from . import kernels_numba as fast
+
+        out = torch.empty_like(deltas[0])
+        flat = torch.stack([delta.reshape(-1) for delta in deltas]).numpy()
+        numbers = (np.array(weights, np.float32), np.array(shares or [0.0] * len(deltas), np.float32))
+        fast.elected_mean(out.reshape(-1).numpy(), flat, *numbers, shares is not None)
+        return out
     values = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
     return disjoint(values, elected_signs(values, values, by_count=False), shares)
 
 
-def _elected_mean_compiled(
-    deltas: Sequence[Tensor], weights: Sequence[float], shares: Sequence[float] | None
-) -> Tensor:
-    from . import kernels_numba as fast
-
-    flat = [delta.reshape(-1).numpy() for delta in deltas]
-    mass, kept, divisor = (np.zeros(flat[0].size, np.float32) for _ in range(3))
-    for delta, weight in zip(flat, weights, strict=True):
-        fast.add_mass(mass, delta, weight)
-    for delta, weight, share in zip(flat, weights, shares or [0.0] * len(flat), strict=True):
-        fast.add_agreeing(kept, divisor, mass, delta, weight, share)
-    if shares is not None:
-        fast.divide(kept, divisor)
-    return torch.from_numpy(kept).reshape(deltas[0].shape)
-
-
 # --- which elements stay -----------------------------------------------------------------------------
-
-
-def at_least(bits: Tensor, threshold: int) -> Tensor:
-    """Where magnitude bits (see :mod:`daremerge_core.quantile`) reach a threshold."""
-    return bits >= threshold
 
 
 def della_probabilities(delta: Tensor, density: float, window: float) -> Tensor:

@@ -1,7 +1,4 @@
-"""The election of :mod:`.kernels` compiled by numba for the CPU: the same bits, sooner.
-
-One model at a time, so that any number of models takes the same few loops. Arrays are 1-D float32.
-"""
+"""The election of :mod:`.kernels` compiled by numba for the CPU: the same bits, sooner."""
 
 from __future__ import annotations
 
@@ -11,32 +8,40 @@ from numpy.typing import NDArray
 
 from daremerge_core.compiled import compiled
 
-_VALUES, _NUMBER = types.float32[::1], types.float32
+_VALUES = types.float32[::1]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
+_BLOCK = 512
+"""Elements of which all models are looked at before the next: what is summed stays in the first cache."""
 
 Values = NDArray[np.float32]
 
 
-@compiled(types.void(_VALUES, _VALUES, _NUMBER))
-def add_mass(mass: Values, delta: Values, weight: float) -> None:
-    """mass += w τ."""
-    for i in range(mass.size):
-        mass[i] += delta[i] * weight
+@compiled(types.void(_VALUES, types.float32[:, ::1], _VALUES, _VALUES, types.boolean))
+def elected_mean(out: Values, deltas: Values, weights: Values, shares: Values, divide: bool) -> None:
+    """Σ of those wᵢτᵢ that have the sign of Σ wᵢτᵢ; with ``divide``, over the sum of the shares of those that have.
 
-
-@compiled(types.void(_VALUES, _VALUES, _VALUES, _VALUES, _NUMBER, _NUMBER))
-def add_agreeing(kept: Values, divisor: Values, mass: Values, delta: Values, weight: float, share: float) -> None:
-    """kept += w τ and divisor += share, where w τ has the sign of the mass."""
-    for i in range(kept.size):
-        value = delta[i] * weight
-        agrees = ((value > _ZERO) & (mass[i] > _ZERO)) | ((value < _ZERO) & (mass[i] < _ZERO))
-        kept[i] += value if agrees else _ZERO
-        divisor[i] += share if agrees else _ZERO
-
-
-@compiled(types.void(_VALUES, _VALUES))
-def divide(kept: Values, divisor: Values) -> None:
-    """kept /= divisor, where it is not 0."""
-    for i in range(kept.size):
-        kept[i] /= divisor[i] if divisor[i] != _ZERO else _ONE
+    Args:
+        out: ``[n]``.
+        deltas: ``[models, n]``.
+        weights, shares: ``[models]``.
+    """
+    mass, kept, divisor = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    for start in range(0, out.size, _BLOCK):
+        n = min(_BLOCK, out.size - start)
+        for i in range(n):
+            mass[i], kept[i], divisor[i] = _ZERO, _ZERO, _ZERO
+        for model in range(weights.size):
+            delta, weight = deltas[model, start : start + n], weights[model]
+            for i in range(n):
+                mass[i] += delta[i] * weight
+        for model in range(weights.size):
+            delta, weight, share = deltas[model, start : start + n], weights[model], shares[model]
+            for i in range(n):
+                value = delta[i] * weight
+                agrees = ((value > _ZERO) & (mass[i] > _ZERO)) | ((value < _ZERO) & (mass[i] < _ZERO))
+                kept[i] += value if agrees else _ZERO
+                divisor[i] += share if agrees else _ZERO
+        into = out[start : start + n]
+        for i in range(n):
+            into[i] = kept[i] / (divisor[i] if divide and divisor[i] != _ZERO else _ONE)

@@ -48,8 +48,7 @@ class Magnitude(Sparsifier):
     def measure(self, site: Site, delta: Tensor) -> Tensor:
         from daremerge_core import quantile
 
-        bits = quantile.magnitude_bits(delta)
-        return quantile.fine_counts(bits, site.measured[0]) if site.measured else quantile.coarse_counts(bits)
+        return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
     def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         from daremerge_core import quantile
@@ -61,12 +60,9 @@ class Magnitude(Sparsifier):
         return quantile.bin_of_rank(total, count - kept + 1) if kept else total.new_tensor([0, 0])
 
     def sparsify(self, site: Site, delta: Tensor) -> Tensor:
-        from daremerge_core.kernels import select
-        from daremerge_core.quantile import magnitude_bits
+        from daremerge_core.quantile import keep_reaching
 
-        from . import kernels
-
-        return select(kernels.at_least(magnitude_bits(delta), int(site.measured[1])), delta)
+        return keep_reaching(delta, int(site.measured[1]))
 
 
 class Breadcrumbs(Sparsifier):
@@ -94,10 +90,9 @@ class Breadcrumbs(Sparsifier):
 
         from daremerge_core import quantile
 
-        bits = quantile.magnitude_bits(delta)
         if not site.measured:
-            return quantile.coarse_counts(bits)
-        return torch.stack([quantile.fine_counts(bits, found) for found in site.measured[0]])
+            return quantile.coarse_counts(delta)
+        return torch.stack([quantile.fine_counts(delta, found) for found in site.measured[0]])
 
     def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
         import torch

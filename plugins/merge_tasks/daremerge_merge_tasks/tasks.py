@@ -90,9 +90,11 @@ class TaskMerge(WeighedModels):
     refine: RefinerRef | None = REFINE
 
     def merge(self, site: Site) -> Tensor:
+        from daremerge_core.kernels import add_scaled
+
         base, merged = site.base, self._refined(site)
         assert base is not None
-        return base + merged * (self.scale * site.t)
+        return add_scaled(base, merged, self.scale * site.t)
 
     def _refined(self, site: Site) -> Tensor:
         weights = self.weights_at(site.place)
