@@ -174,9 +174,9 @@ class Site:
         """Random numbers for this site: ``site.draw(self.seed, self.name).keep(0.1)``."""
         return Draw(self, seed, component, self.model_index, draw)
 
-    def for_model(self, index: int) -> Site:
-        """The same site, its random numbers those of another of the merged models."""
-        return replace(self, model_index=index)
+    def for_model(self, index: int, *, measured: tuple[Tensor, ...] | None = None) -> Site:
+        """The same site, its random numbers, and what was measured, those of another of the merged models."""
+        return replace(self, model_index=index, measured=self.measured if measured is None else measured)
 
     def total(self, *values: Tensor) -> Tensor:
         """1-D float64 tensor: the sum of each of ``values`` in a fixed order of additions."""

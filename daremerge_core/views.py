@@ -782,8 +782,11 @@ def _add_to(totals: dict[str, Tensor], job: tuple[str, str], share: Tensor) -> N
 
 def _add_up(shares: Iterable[Tensor]) -> Tensor:
     """Sum in order: the order of additions is part of the result's definition."""
-    total: Tensor | None = None
-    for share in shares:
-        total = share if total is None else total + share
-    assert total is not None
+    several = iter(shares)
+    total = next(several)
+    for share in several:
+        total = total + share
+        break  # from here on the sum is nobody else's
+    for share in several:
+        total += share
     return total

@@ -177,8 +177,14 @@ class SparseMerge(SchemeMerge):
 
     def _thinners_at(self, share: float) -> tuple[Sparsifier, ...]:
         """The first sparsifier at this density, and those after it."""
-        first, *others = self.scheme.sparsifiers
-        return () if share == 1.0 and not others else (first.at_density(share), *others)
+        if share not in self._at_density:
+            first, *others = self.scheme.sparsifiers
+            self._at_density[share] = () if share == 1.0 and not others else (first.at_density(share), *others)
+        return self._at_density[share]
+
+    @cached_property
+    def _at_density(self) -> dict[float, tuple[Sparsifier, ...]]:
+        return {}
 
     def _thinners(self, place: Place, index: int) -> tuple[Sparsifier, ...]:
         share = for_each(self.density, len(self.models))[index]
@@ -243,4 +249,4 @@ class SparseMerge(SchemeMerge):
 def _for_model(site: Site, index: int, first: int, last: int) -> Site:
     """The site as a sparsifier of one model sees it: its own measurements, its own random numbers."""
     measured = tuple(pass_[index].to(site.device) for pass_ in site.measured[first:last])
-    return site.replace(measured=measured).for_model(index)
+    return site.for_model(index, measured=measured)
