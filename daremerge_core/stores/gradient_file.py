@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from reprlib import Repr
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import ComponentError, ModelFileError, nearest
+from ..printable import shortened
 from . import strict_json
 from .atomic import write_text
 from .files import open_regular
+from .header import name_problem
 
 __all__ = ["GradientFile", "write_gradient"]
 
@@ -37,6 +38,9 @@ class GradientFile:
         table = _table(self.path, text)
         self._made_by = MappingProxyType(table["made_by"])
         self._ratios = {key: _ratio(self.path, text, key, value) for key, value in table["ratios"].items()}
+        for key in self._ratios:
+            if problem := name_problem(key):
+                raise ModelFileError(f"{self.path}: tensor {shortened(key)}: {problem}.")
 
     @property
     def made_by(self) -> Mapping[str, Any]:
@@ -103,9 +107,9 @@ def _table(path: Path, text: str) -> dict[str, Any]:
         )
     version = table.get("version")
     if version != _VERSION or type(version) is not int:
-        raise ModelFileError(f"{path}: a gradient of version {version!r}; {_VERSION} is known.")
+        raise ModelFileError(f"{path}: a gradient of version {shortened(version)}; {_VERSION} is known.")
     if extra := [name for name in table if name not in _FIELDS]:
-        raise ModelFileError(f"{path}: unknown field {extra[0]!r}.{nearest(extra[0], _FIELDS)}")
+        raise ModelFileError(f"{path}: unknown field {shortened(extra[0])}.{nearest(extra[0], _FIELDS)}")
     table.setdefault("made_by", {})
     for name in ("made_by", "ratios"):
         if not isinstance(table.get(name), dict):
@@ -122,6 +126,6 @@ def _ratio(path: Path, text: str, key: str, value: Any) -> float | None:
     line = strict_json.line_of(text, key)
     where = "" if line is None else f", line {line}"
     raise ModelFileError(
-        f"{path}{where}: the ratio of tensor {key!r} must be a finite number or null, not {Repr().repr(value)}.",
+        f"{path}{where}: the ratio of tensor {shortened(key)} must be a finite number or null, not {shortened(value)}.",
         hint="1 keeps A, 0 takes B, null leaves A alone.",
     )

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import ModelFileError
+from ..printable import shortened
 from ..values import Span, TensorMeta
 from . import strict_json
 from .companions import companions_of
@@ -122,18 +123,19 @@ def read_weight_map(index: Path) -> dict[str, str]:
         raise ModelFileError(f"{index}: the index has no weight_map that says which shard holds which tensor.")
     for key, name in weight_map.items():
         if not isinstance(name, str) or not name:
-            raise ModelFileError(f"{index}: weight_map gives tensor {key!r} no file name.")
+            raise ModelFileError(f"{index}: weight_map gives tensor {shortened(key)} no file name.")
         if not _is_plain(name):
             raise ModelFileError(
-                f"{index}: weight_map places tensor {key!r} in {name!r}, which is not a file of its folder.",
+                f"{index}: weight_map places tensor {shortened(key)} in {shortened(name)}, "
+                "which is not a file of its folder.",
                 hint="An index may only name files beside it. Do not trust this download.",
             )
     return weight_map
 
 
 def _is_plain(name: str) -> bool:
-    """A file name and no more: no folder, drive or ``..`` by the rules of any system. The file may be a link."""
-    return PurePosixPath(name).name == name == PureWindowsPath(name).name and name != ".."
+    """A plain file name and no more: no folder, drive or ``..`` by the rules of any system. The file may be a link."""
+    return PurePosixPath(name).name == name == PureWindowsPath(name).name and name != ".." and name.isprintable()
 
 
 def _check_agreement(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, SafetensorsFile]) -> None:
@@ -147,7 +149,7 @@ def _check_agreement(index: Path, weight_map: Mapping[str, str], shards: Mapping
         seen |= held
     for key, name in weight_map.items():
         if seen.get(key) != name:
-            raise ModelFileError(f"{index}: tensor {key!r} should be in {name}, but is not.", hint=hint)
+            raise ModelFileError(f"{index}: tensor {shortened(key)} should be in {name}, but is not.", hint=hint)
     if extra := seen.keys() - weight_map.keys():
         key = min(extra)
         raise ModelFileError(f"{index}: tensor {key!r} of {seen[key]} is not in the index.", hint=hint)
