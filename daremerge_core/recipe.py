@@ -119,24 +119,16 @@ def load_recipe(path: Path, catalog: Catalog | None = None) -> Recipe:
 def _read(path: Path) -> Any:
     """The plain data in a YAML or JSON file. JSON may be long: gradients are, and hold recipes."""
     from .stores import strict_json
-    from .stores.files import open_regular
+    from .stores.files import read_text
 
     is_json = path.suffix.lower() == ".json"
-    most = _MAX_JSON if is_json else MAX_BYTES
     try:
-        with open_regular(path) as file:
-            raw = file.read(most + 1)
+        text = read_text(path, _MAX_JSON if is_json else MAX_BYTES, what="a recipe")
+        return strict_json.loads(text) if is_json else parse_yaml(text, source=str(path))
     except ModelFileError as error:
         raise RecipeError(error.message, hint=error.hint) from None
-    if len(raw) > most:
-        raise RecipeError(f"{path}: this is too large for a recipe", hint="Is it a model?")
-    try:
-        text = raw.decode("utf-8-sig")
-        return strict_json.loads(text) if is_json else parse_yaml(text, source=str(path))
     except strict_json.JsonError as error:
         raise RecipeError(f"{path}: not valid JSON: {error}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: this is not text, so not a recipe", hint="Is it a model?") from None
 
 
 def holds_tensors(path: Path) -> bool:

@@ -40,17 +40,18 @@ def parse_yaml(text: str, *, source: str) -> Any:
 
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{source}: {len(text):,} characters are too many for a recipe: {MAX_BYTES:,} are the most")
-    loader = _loader(source)(text)
     try:
-        return loader.get_single_data()
+        loader = _loader(source)(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     except ValueError as error:
         raise RecipeError(f"{source}: not a valid value: {error}") from None
-    finally:
-        loader.dispose()
 
 
 def _loader(source: str) -> type[yaml.SafeLoader]:

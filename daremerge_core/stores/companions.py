@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import strict_json
+from .header import is_unicode
 
 __all__ = ["companions_of", "copy_companions", "is_companion"]
 
@@ -87,4 +88,7 @@ def _with_dtype(config: bytes, dtype: str) -> bytes:
     if not isinstance(table, dict):
         return config
     named = [key for key in ("torch_dtype", "dtype") if key in table] or ["torch_dtype"]
-    return (json.dumps(table | dict.fromkeys(named, dtype), indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(table | dict.fromkeys(named, dtype), indent=2, ensure_ascii=False)
+    if not is_unicode(text):  # half of a surrogate pair, which only its escape can spell
+        text = json.dumps(table | dict.fromkeys(named, dtype), indent=2)
+    return (text + "\n").encode()

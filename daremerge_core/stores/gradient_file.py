@@ -15,7 +15,7 @@ from ..errors import ComponentError, ModelFileError, nearest
 from ..printable import shortened
 from . import strict_json
 from .atomic import write_text
-from .files import open_regular
+from .files import read_text
 from .header import name_problem
 
 __all__ = ["GradientFile", "write_gradient"]
@@ -34,7 +34,7 @@ class GradientFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        text = _text(self.path)
+        text = read_text(self.path, _MAX_BYTES, what="a gradient file, which is JSON text")
         table = _table(self.path, text)
         self._made_by = MappingProxyType(table["made_by"])
         self._ratios = {key: _ratio(self.path, text, key, value) for key, value in table["ratios"].items()}
@@ -82,17 +82,6 @@ def write_gradient(
     }
     text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
     return write_text(Path(path), text + "\n", overwrite=overwrite)
-
-
-def _text(path: Path) -> str:
-    with open_regular(path) as file:
-        raw = file.read(_MAX_BYTES + 1)
-    try:
-        if len(raw) <= _MAX_BYTES:
-            return raw.decode("utf-8-sig")  # some editors begin with a mark of the byte order
-    except UnicodeDecodeError:
-        pass
-    raise ModelFileError(f"{path}: this is not a gradient file, which is JSON text.", hint="Is this a model or a mask?")
 
 
 def _table(path: Path, text: str) -> dict[str, Any]:

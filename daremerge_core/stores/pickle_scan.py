@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Iterable, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 __all__ = ["Item", "PickleProblem", "scan"]
 
@@ -74,8 +74,10 @@ class Scanned(NamedTuple):
     """Every text in it."""
 
 
-def scan(file: BinaryIO) -> Scanned:
+def scan(file: IO[bytes]) -> Scanned:
     """Go through one pickle, from where ``file`` stands to the end of it.
+
+    ``file`` lies in memory or is mapped there: opcodes promise any length, for which a file would allocate first.
 
     Raises :class:`PickleProblem` for a call that no checkpoint makes, for values that unfold beyond all measure, and
     for what is no pickle. Globals that are not called are left to the unpickler, which refuses them by name.

@@ -14,7 +14,7 @@ from ..printable import shortened
 from ..values import Span, TensorMeta
 from . import strict_json
 from .companions import companions_of
-from .files import open_regular
+from .files import read_text
 from .safetensors_file import Extent, SafetensorsFile
 
 if TYPE_CHECKING:
@@ -110,12 +110,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
     Raises :class:`ModelFileError` when the index is not one.
     """
-    with open_regular(index) as file:
-        raw = file.read(_MAX_INDEX + 1)
-    if len(raw) > _MAX_INDEX:
-        raise ModelFileError(f"{index}: far too large for an index of shards.")
+    text = read_text(index, _MAX_INDEX, what="an index of shards")
     try:
-        table = strict_json.loads(raw)
+        table = strict_json.loads(text)
     except strict_json.JsonError as error:
         raise ModelFileError(f"{index}: the index is not valid JSON: {error}.") from None
     weight_map = table.get("weight_map") if isinstance(table, dict) else None

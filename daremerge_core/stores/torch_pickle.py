@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import ModelFileError
 from ..printable import shortened
@@ -114,9 +115,9 @@ def _check_zip(path: Path) -> None:
 
 def _check_old(path: Path) -> None:
     """As :func:`_check_zip`, for a file of torch 1.5 or older: five pickles, then the storages that the last lists."""
-    with open_regular(path) as file:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         try:
-            scanned = [scan(file) for _ in range(5)]
+            scanned = [scan(cast("IO[bytes]", view)) for _ in range(5)]
         except PickleProblem as error:
             _refuse(path, error)
     if lost := scanned[3].storages - scanned[4].texts:
