@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .layout import Layout, Place
-    from .site import Site
+    from .loops import Loop, Tally, Thinning
+    from .measuring import Measured
+    from .site import Site, TensorSite
     from .survey import Survey
     from .values import Model, Report
 
@@ -412,8 +414,8 @@ class TensorComponent(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
 
-    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        """What to keep of a finished pass, once for each group; by default the sum itself.
+    def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        """What to keep of a finished pass, once for each group; by default the sum itself. All are NumPy arrays.
 
         A pass that sums something large, such as a histogram, keeps here only what follows from it.
 
@@ -435,6 +437,23 @@ class TensorComponent(Component):
     def compute(self, site: Site) -> Tensor:
         """The verb, under one name for the engine."""
         raise NotImplementedError
+
+    def loop(self, site: TensorSite) -> Loop | None:
+        """The verb as a loop over plain arrays, for one tensor; None, the default, where the verb itself is to be used.
+
+        It is taken on the CPU, where numba is there and all models hold float32 or 16-bit floats. It must give the
+        verb's bits: the conformance tests compare them. See :mod:`daremerge_core.loops`.
+
+        While ``site.measured`` is empty although there are passes, the question is only whether there is a loop.
+        """
+        return None
+
+    def tally(self, site: TensorSite) -> Tally | None:
+        """:meth:`measure` as a loop that counts, for the pass after those in ``site.measured``; None if there is none.
+
+        Only for measurements that are counts: integers add up to the same in any order.
+        """
+        return None
 
     @classmethod
     def anchor_field(cls) -> str:
@@ -617,9 +636,17 @@ class Sparsifier(Component):
         """One block's share of a measurement that is a sum: a 1-D float64 or int64 tensor; on the CPU."""
         raise NotImplementedError(f"{type(self).__name__} declares passes() but no measure()")
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+    def conclude(self, total: Measured, measured: tuple[Measured, ...]) -> Measured:
         """What to keep of a finished pass; it appears as ``site.measured[i]``. By default the sum itself."""
         return total
+
+    def tally(self, site: TensorSite) -> Tally | None:
+        """:meth:`measure` as a loop over plain arrays, for a tensor of one model: as :meth:`TensorComponent.tally`."""
+        return None
+
+    def loop(self, site: TensorSite) -> Thinning | None:
+        """:meth:`sparsify` as a loop over plain arrays, for a tensor of one model: as :meth:`TensorComponent.loop`."""
+        return None
 
 
 class Refiner(Component):

@@ -13,26 +13,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from . import loops
 from .allocator import freed_memory_kept
-from .dtypes import nbytes
+from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import Interrupted, PlanError
 from .plan import Plan
 from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
+from .stores.tensors import stored_bytes
 from .survey import Survey
 from .values import Model, Report, Span, TensorMeta, Unsettled
-from .views import TensorView, blocks_of, effort, granule, measures, needs_whole, working_bytes
+from .views import TensorView, blocks_of, effort, granule, measures, needs_whole, without_torch, working_bytes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .layout import LayoutSpec
 
 __all__ = ["Pool", "Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device", "settle", "survey"]
@@ -116,8 +116,15 @@ class _Task:
     """Bytes of scratch."""
 
 
+def needs_torch(plan: Plan) -> bool:
+    """Whether anything of the result is computed by torch; if not, what is written comes from loops and files alone."""
+    return not all(without_torch(plan.result, meta.key) for meta in plan.tensors)
+
+
 def resolve_device(name: str) -> str:
     """``auto`` → the best device torch sees. Raises PlanError for one that is not there."""
+    if name == "cpu":
+        return name
     import torch
 
     if name == "auto":
@@ -161,12 +168,14 @@ def execute(
             pool = Pool(threads, settings.memory, cancel)
             weighed = _Weighed(shown, plan)
             weighed.start(plan.bytes_in + _bytes_to_measure(plan), f"making the {plan.kind}")
-            identities = _identities(plan, pool, weighed, beside=partial(resolve_device, settings.device))
+            chosen: list[str] = []
+            beside = partial(_choose_device, plan, settings.device, chosen)
+            identities = _identities(plan, pool, weighed, beside=beside)
             if expected:
                 check_identities(plan, identities, expected)
             sink.describe(plan.metadata(identities), sha256=settings.sha256)
             with one_thread_per_op():
-                _make_ready(plan, settings, pool, weighed)
+                _make_ready(plan, chosen[0], pool, weighed)
                 tasks = _tasks(plan, settings, threads)
                 lock = threading.Lock()
 
@@ -209,6 +218,8 @@ def settle(
         Interrupted: cancelled or Ctrl-C.
     """
     progress = progress or Quiet()
+    import torch  # noqa: F401  # before one_thread_per_op, which is for it
+
     pool = Pool(settings.worker_count(), settings.memory, cancel or threading.Event())
     with one_thread_per_op():
         _measure(plan, settings, pool, progress)
@@ -244,6 +255,8 @@ def survey(
         DaremergeError: anything the user can mend.
     """
     progress = progress or Quiet()
+    import torch  # noqa: F401  # before one_thread_per_op, which is for it
+
     pool = Pool(settings.worker_count(), settings.memory, cancel or threading.Event())
     with one_thread_per_op(), freed_memory_kept():
         _measure(plan, settings, pool, progress)
@@ -255,23 +268,28 @@ def _measure(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> 
     """Make the views ready to be read, under a progress of its own."""
     total = _bytes_to_measure(plan)
     with _shown(progress, total, "measuring") if total else nullcontext():
-        _make_ready(plan, settings, pool, progress)
+        _make_ready(plan, settings.device, pool, progress)
 
 
-def _make_ready(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> None:
+def _make_ready(plan: Plan, device: str, pool: Pool, progress: Progress) -> None:
     """Views on their device, and what is measured over several tensors measured."""
-    device = resolve_device(settings.device)
+    device = resolve_device(device)
     for value in plan.lazy():
         if hasattr(value, "device"):
             value.device = device
     for value in plan.lazy():
         if isinstance(value, TensorView):
-            value.prepare(pool.run_in_order, advance=progress.advance)
+            value.measurements.prepare(pool.run_in_order, advance=partial(_advance_by, progress, value.anchor))
+
+
+def _advance_by(progress: Progress, model: Model, key: str) -> None:
+    meta = model.meta(key)
+    progress.advance(nbytes(meta.dtype, meta.numel))
 
 
 def _bytes_to_measure(plan: Plan) -> int:
     prepared = [value for value in plan.lazy() if isinstance(value, TensorView)]
-    metas = (value.anchor.meta(key) for value in prepared for key in value.to_prepare())
+    metas = (value.anchor.meta(key) for value in prepared for key in value.measurements.to_prepare())
     return sum(nbytes(meta.dtype, meta.numel) for meta in metas)
 
 
@@ -284,10 +302,24 @@ def _shown(progress: Progress, total: int, what: str) -> Iterator[None]:
         progress.finish()
 
 
+def _choose_device(plan: Plan, wanted: str, chosen: list[str]) -> None:
+    """Load what computes the result, and answer the device to do it on.
+
+    A loop on the CPU is as fast as the data come, so a merge of loops alone has no use for another device by itself,
+    nor for torch, which takes a second and a half to import.
+    """
+    if wanted in ("cpu", "auto") and not needs_torch(plan):
+        chosen.append("cpu")
+        return
+    import torch  # noqa: F401
+
+    chosen.append(resolve_device(wanted))
+
+
 def _identities(plan: Plan, pool: Pool, progress: Progress, *, beside: Callable[[], object]) -> dict[str, str]:
     """The content identity of every input, read by all threads: this also brings the files into memory.
 
-    ``beside`` runs meanwhile: importing torch takes one core about as long as hashing keeps the others busy.
+    ``beside`` runs meanwhile: importing what computes takes one core about as long as hashing keeps the others busy.
     """
     found = {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
     builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
@@ -364,21 +396,33 @@ def _too_large(meta: TensorMeta, how: str, cost: int, settings: Settings) -> Pla
 
 def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed) -> int:
     """Compute and write one task; returns the number of non-finite elements."""
+    bad = 0
+    with _inference():
+        for span in task.spans:
+            if cancel.is_set():
+                return bad
+            data = stored_bytes(plan.result, task.meta.key, span)
+            if task.meta.dtype in FLOATS:
+                bad += _count_nonfinite(data, task.meta.dtype)
+            sink.write_raw(task.meta.key, span.start, data)
+            progress.advance_work(task.meta, span.numel)
+    return bad
+
+
+def _inference() -> AbstractContextManager[object]:
+    """torch's inference mode, where torch is there at all."""
+    torch = sys.modules.get("torch")
+    return torch.inference_mode() if torch is not None else nullcontext()
+
+
+def _count_nonfinite(data: memoryview, dtype: str) -> int:
+    if dtype in loops.DTYPES and loops.available():
+        return loops.count_nonfinite(data, dtype)
     import torch
 
     from .kernels import count_nonfinite
 
-    bad = 0
-    with torch.inference_mode():
-        for span in task.spans:
-            if cancel.is_set():
-                return bad
-            values: Tensor = plan.result.read(task.meta.key, span)
-            if values.is_floating_point():
-                bad += count_nonfinite(values)
-            sink.write(task.meta.key, span.start, values)
-            progress.advance_work(task.meta, span.numel)
-    return bad
+    return count_nonfinite(torch.frombuffer(data, dtype=torch_dtype(dtype))) if data.nbytes else 0
 
 
 class _Weighed:
@@ -425,9 +469,14 @@ class _Weighed:
 
 @contextmanager
 def one_thread_per_op() -> Iterator[None]:
-    """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same."""
-    import torch
+    """Keep torch from splitting single operations: the engine's own threads do that, and results stay the same.
 
+    Where torch has not been needed it is not loaded for this.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -524,14 +573,12 @@ class Pool:
         self.run((cost(item), partial(job, index)) for index, item in enumerate(items))
         return [results[index] for index in range(len(items))]
 
-    def run_in_order(
-        self, function: Callable[[S], Tensor], items: Sequence[S], receive: Callable[[S, Tensor], None]
-    ) -> None:
+    def run_in_order(self, function: Callable[[S], R], items: Sequence[S], receive: Callable[[S, R], None]) -> None:
         """``receive(item, function(item))`` for each item in order; the functions run on the workers.
 
         Results that wait for an earlier one are held, so no worker runs more than :data:`AHEAD` items ahead.
         """
-        waiting: dict[int, Tensor] = {}
+        waiting: dict[int, R] = {}
         moved = threading.Condition()
         next_up = 0
 

@@ -1,12 +1,4 @@
-"""Exact quantiles of magnitudes, at any size and in bounded memory: radix selection on the bits of floats.
-
-The bits of non-negative floats, read as integers, are in the order of the floats. So the k-th smallest magnitude is
-found from two histograms: one of the upper 16 bits, and one of the lower 16 of those elements whose upper bits are the
-k-th's. Two passes over the data, each a sum of integers, so the order of its parts does not matter.
-
-A component takes them as measuring passes: :func:`coarse_counts` and :func:`bin_of_rank`, then :func:`fine_counts` and
-:func:`kth_smallest`.
-"""
+"""Magnitudes in torch: the counts that :mod:`.ranks` finds quantiles from, and where elements reach a threshold."""
 
 from __future__ import annotations
 
@@ -17,25 +9,15 @@ from torch import Tensor
 
 from .compiled import compilable
 from .kernels import select
+from .ranks import COARSE, FINE, NAN
 
 __all__ = [
-    "COARSE",
-    "FINE",
-    "NAN",
-    "bin_of_rank",
     "coarse_counts",
     "fine_counts",
     "keep_reaching",
-    "kth_smallest",
     "magnitude_bits",
     "reaching",
 ]
-
-COARSE = 1 << 15
-"""Values of the upper 16 bits, whose first, the sign, is zero."""
-FINE = 1 << 16
-NAN = 0x7F800001
-"""The bits that stand for any NaN: one more than those of infinity."""
 
 
 def magnitude_bits(values: Tensor) -> Tensor:
@@ -92,22 +74,3 @@ def keep_reaching(values: Tensor, threshold: int) -> Tensor:
     out = torch.empty_like(values)
     copy_reaching(_bits(out), _bits(values), threshold)
     return out
-
-
-def bin_of_rank(counts: Tensor, rank: int) -> Tensor:
-    """int64, ``(2,)``: the bin of the ``rank``-th smallest element, counted from 1, and its rank within that bin.
-
-    Rank 0, before the smallest element, is rank 0 of bin 0.
-    """
-    up_to = counts.cumsum(0)
-    found = int(torch.searchsorted(up_to, rank))
-    return torch.tensor([found, rank - int(up_to[found] - counts[found])])
-
-
-def kth_smallest(counts: Tensor, found: Tensor) -> Tensor:
-    """int64, ``(1,)``: the bits of the element that :func:`bin_of_rank` has ``found``; −1, below all bits, for rank 0.
-
-    ``counts`` is the fine histogram of its bin.
-    """
-    coarse, rank = found.tolist()
-    return torch.tensor([(coarse << 16) + int(bin_of_rank(counts, rank)[0]) if rank else -1])

@@ -6,6 +6,7 @@ storage dtypes, spans, masks or devices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from .values import Span
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from typing_extensions import Self
 
     from .layout import Place
+    from .rng import Stream
 
-__all__ = ["Draw", "Site"]
+__all__ = ["Draw", "Site", "TensorSite"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,10 @@ class Draw:
     site: Site
     seed: int
     component: str
-    model: int = 0
     draw: int = 0
 
-    def _stream(self) -> Any:
-        from .rng import Stream
-
-        return Stream.derive(self.seed, self.component, self.site.place.name, model=self.model, draw=self.draw)
+    def _stream(self) -> Stream:
+        return self.site.stream(self.seed, self.component, draw=self.draw)
 
     def keep(self, density: float) -> Tensor:
         """A bool tensor, each element True with probability ``density`` (0 to 1)."""
@@ -45,8 +45,7 @@ class Draw:
 
     def thin(self, values: Tensor, density: float, *, scale: float = 1.0) -> Tensor:
         """``values`` of this site times ``scale`` where :meth:`keep` keeps, zero elsewhere: both in one go."""
-        thinned: Tensor = self._stream().thin(values, self.site.span.start, density, scale)
-        return thinned
+        return self._stream().thin(values, self.site.span.start, density, scale)
 
     def uniform(self) -> Tensor:
         """float32 in [0, 1)."""
@@ -60,8 +59,43 @@ class Draw:
         return flat.reshape(self.site.size)
 
 
-@dataclass(frozen=True)
-class Site:
+@dataclass(frozen=True, kw_only=True)
+class TensorSite:
+    """One tensor, before any of its elements is read: what a loop is made for."""
+
+    place: Place
+    """Where in the model the tensor lives: key, part, block, depth, role."""
+    shape: tuple[int, ...]
+    """Shape of the full tensor."""
+    ratio: float = 0.0
+    measured: tuple[Any, ...] = ()
+    """Results of the measuring passes done so far, as NumPy arrays."""
+    model_index: int = 0
+    """Which of the merged models a sparsifier is looking at; each has random numbers of its own."""
+
+    @property
+    def t(self) -> float:
+        """1 − ratio: 0 keeps A, 1 takes B."""
+        return 1.0 - self.ratio
+
+    @property
+    def numel(self) -> int:
+        """Elements of the full tensor."""
+        return math.prod(self.shape)
+
+    def stream(self, seed: int, component: str, *, draw: int = 0) -> Stream:
+        """The random numbers of this tensor, for one seed and component, and the model that is looked at."""
+        from .rng import Stream
+
+        return Stream.derive(seed, component, self.place.name, model=self.model_index, draw=draw)
+
+    def for_model(self, index: int, *, measured: tuple[Any, ...] | None = None) -> Self:
+        """The same site, its random numbers, and what was measured, those of another of the merged models."""
+        return replace(self, model_index=index, measured=self.measured if measured is None else measured)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site(TensorSite):
     """One tensor, or a span of it.
 
     Tensors have the shape ``size``: the full ``shape`` where the component sees whole tensors, some of its rows where
@@ -69,10 +103,6 @@ class Site:
     a model holds float64.
     """
 
-    place: Place
-    """Where in the model the tensor lives: key, part, block, depth, role."""
-    shape: tuple[int, ...]
-    """Shape of the full tensor."""
     span: Span
     """The elements at hand, in row-major order."""
     size: tuple[int, ...]
@@ -81,11 +111,8 @@ class Site:
     device: torch.device
     inputs: Mapping[str, Callable[[], Tensor] | Sequence[Callable[[], Tensor]] | None]
     """By port name: how to read the tensor of that port. Use :meth:`__getitem__` or the properties."""
-    ratio: float = 0.0
     measured: tuple[Tensor, ...] = ()
     """Results of the measuring passes done so far."""
-    model_index: int = 0
-    """Which of the merged models a sparsifier is looking at; each has random numbers of its own."""
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     # --- tensors ---
@@ -149,19 +176,6 @@ class Site:
 
     # --- numbers ---
 
-    @property
-    def t(self) -> float:
-        """1 − ratio: 0 keeps A, 1 takes B."""
-        return 1.0 - self.ratio
-
-    @property
-    def numel(self) -> int:
-        """Elements of the full tensor."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
-
     def position(self) -> Tensor:
         """int64: each element's index along the tensor's last dimension (0 for a 0-d tensor)."""
         import torch
@@ -172,11 +186,7 @@ class Site:
 
     def draw(self, seed: int, component: str, *, draw: int = 0) -> Draw:
         """Random numbers for this site: ``site.draw(self.seed, self.name).keep(0.1)``."""
-        return Draw(self, seed, component, self.model_index, draw)
-
-    def for_model(self, index: int, *, measured: tuple[Tensor, ...] | None = None) -> Site:
-        """The same site, its random numbers, and what was measured, those of another of the merged models."""
-        return replace(self, model_index=index, measured=self.measured if measured is None else measured)
+        return Draw(self, seed, component, draw)
 
     def total(self, *values: Tensor) -> Tensor:
         """1-D float64 tensor: the sum of each of ``values`` in a fixed order of additions."""

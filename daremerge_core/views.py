@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from . import loops
 from .components import (
     Component,
     GradientFamily,
@@ -27,23 +27,21 @@ from .components import (
     _Selective,
     ports,
 )
-from .decisions import Action, Other, decide, detect_layout
+from .decisions import Action, Decision, Other, decide, detect_layout
 from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import ComponentError, DaremergeError, DeviceMemoryError, PlanError, SelectorError
 from .layout import Layout, LayoutSpec, Place, detect
-from .site import Site
-from .stores.mask_file import PackedMask
+from .measuring import Kept, Measurements, add_up
+from .site import Site, TensorSite
+from .stores.mask_file import BitMask, PackedMask, selected
+from .stores.tensors import Stored, raw_bytes, stored_bytes
 from .values import Gradient, Mask, Model, Span, TensorMeta
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
-
-InOrder = Callable[
-    [Callable[[tuple[str, str]], "Tensor"], Sequence[tuple[str, str]], Callable[[tuple[str, str], "Tensor"], None]],
-    None,
-]
-"""Applies a function to items, in parallel, and gives each result to a second function, in the order of the items."""
 
 __all__ = [
     "CastView",
@@ -56,9 +54,12 @@ __all__ = [
     "measures",
     "needs_whole",
     "view",
+    "without_torch",
     "working_bytes",
 ]
 
+TALLY_BLOCK = 1 << 20
+"""Elements that a tally reads at a time; integers add up to the same in any order."""
 MEASURE_BLOCK = 1 << 18
 """Elements per block of a measuring pass. Part of the result's definition: sums are taken block by block."""
 
@@ -133,10 +134,11 @@ class TensorView:
         self._whole = component.needs_whole_tensors()
         self._rows = not self._whole and component.needs_whole_rows()
         self._passes = component.passes()
-        self._groups: dict[str, list[str]] | None = None
-        self._measured: dict[str, tuple[_Kept, ...]] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self.measurements = Measurements(
+            self._passes, self.active_keys, self._group, self._share_of_measurement, self._conclude
+        )
+        self._loops: dict[str, _BoundLoop | None] = {}
+        self._own = threading.local()
 
     def _anchor(self) -> Model:
         """The model whose keys, dtypes and metadata the result has."""
@@ -227,7 +229,7 @@ class TensorView:
 
     def _compute(self, key: str, span: Span, ratio: float) -> Tensor:
         """The component's verb for one span, 1-D, checked."""
-        measured = self.measured(key) if self._passes else ()
+        measured = tuple(kept.tensor() for kept in self.measurements.of(key))
         wanted, size = self._extent(key, span)
         site = self._site(key, wanted, size, ratio=ratio, device=self.device, measured=measured)
         with self._blame(key):
@@ -239,6 +241,62 @@ class TensorView:
             )
         flat = result.reshape(-1)
         return flat if span == wanted else flat[span.start - wanted.start : span.stop - wanted.start]
+
+    # --- computing by a loop ---
+
+    def _loop(self, key: str) -> _BoundLoop | None:
+        """The component's loop for a tensor, with what it reads, if it has one and it can run here."""
+        if self.device != "cpu" or not self._suits_loops(key):
+            return None
+        if key not in self._loops:
+            with self._blame(key):
+                loop = self.component.loop(self._tensor_site(key, self.measurements.of(key)))
+            self._loops[key] = None if loop is None else _BoundLoop(loop, self._sources(key))
+        return self._loops[key]
+
+    def _will_loop(self, key: str) -> bool:
+        """Whether there will be a loop, and for what it needs measured too; nothing is measured to find out."""
+        if self.device != "cpu" or not self._suits_loops(key):
+            return False
+        site = self._tensor_site(key, ())
+        with self._blame(key):
+            return self.component.loop(site) is not None and (
+                not self._passes or self.component.tally(site) is not None
+            )
+
+    def _suits_loops(self, key: str) -> bool:
+        if self._whole or self._rows or not loops.available():
+            return False
+        metas = [self.anchor.meta(key), *(other.model.meta(key) for other in self.others)]
+        return all(meta.dtype in loops.DTYPES and meta.shape == metas[0].shape for meta in metas)
+
+    def _tensor_site(self, key: str, measured: tuple[Kept, ...]) -> TensorSite:
+        return TensorSite(
+            place=self.layout.place(key),
+            shape=self.anchor.meta(key).shape,
+            ratio=self._ratio(key),
+            measured=tuple(kept.array() for kept in measured),
+        )
+
+    def _pool(self) -> list[Any]:
+        """Arrays of this thread, for loops to use again."""
+        pool: list[Any] = self._own.__dict__.setdefault("pool", [])
+        return pool
+
+    def _compute_by_loop(self, loop: _BoundLoop, key: str, span: Span, dtype: str) -> NDArray[Any]:
+        with self._blame(key):
+            return loops.compute(loop.loop, loop.sources, span, dtype, self._pool())
+
+    def _sources(self, key: str) -> loops.Sources:
+        """The stored bytes behind every model port."""
+
+        def of(model: Model) -> loops.Source:
+            dtype = model.meta(key).dtype
+            if isinstance(model, Stored):
+                return lambda span: (model.raw(key, span), dtype)
+            return lambda span: (stored_bytes(model, key, span), dtype)
+
+        return {name: _each(value, of) for name, value in self._models.items()}
 
     def _who(self) -> str:
         return f"{self.component.kind}.{self.component.name} (step {self.label!r})"
@@ -270,82 +328,41 @@ class TensorView:
     def _ratio(self, key: str) -> float:
         return 0.0
 
-    def groups(self) -> Mapping[str, Sequence[str]]:
-        """The tensors that are measured together, by the name of their group."""
-        with self._lock:
-            if self._groups is None:
-                self._groups = {}
-                for key in self.active_keys():
-                    self._groups.setdefault(self.component.group(self.layout.place(key)), []).append(key)
-            return self._groups
+    def _group(self, key: str) -> str:
+        return self.component.group(self.layout.place(key))
 
-    def measured(self, key: str) -> tuple[Tensor, ...]:
-        """The finished measurements that cover ``key``, taken now if they are not there yet."""
-        name = self.component.group(self.layout.place(key))
-        keys = self.groups()[name]
-        with self._lock:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            if name not in self._measured:
-                done: tuple[Tensor, ...] = ()
-                for _ in range(self._passes):
-                    total = _add_up(self._measure(one, done) for one in keys)
-                    done = (*done, self._conclude(key, total, done))
-                self._measured[name] = tuple(map(_Kept.of, done))
-            return tuple(kept.tensor() for kept in self._measured[name])
-
-    def _measure(self, key: str, done: tuple[Tensor, ...]) -> Tensor:
+    def _share_of_measurement(self, key: str, done: tuple[Kept, ...]) -> Any:
+        """What a tensor adds to the pass that comes after those that are done."""
         numel = self.anchor.meta(key).numel
+        with self._blame(key):
+            tally = self.component.tally(self._tensor_site(key, done)) if self._suits_loops(key) else None
+        if tally is not None:
+            return add_up(self._counted(tally, key, span) for span in blocks_of(numel, TALLY_BLOCK))
         row = self._row_length(key) if self._rows else 1
         block = numel if self._whole else max(MEASURE_BLOCK // max(row, 1), 1) * row
+        measured = tuple(kept.tensor() for kept in done)
 
         def shares() -> Iterator[Tensor]:
             for span in blocks_of(numel, block or 1):
                 wanted, size = self._extent(key, span)
-                site = self._site(key, wanted, size, ratio=self._ratio(key), device="cpu", measured=done)
+                site = self._site(key, wanted, size, ratio=self._ratio(key), device="cpu", measured=measured)
                 with self._blame(key):
                     yield self.component.measure(site)
 
-        return _add_up(shares())
+        return add_up(shares()).numpy()
 
-    def _measure_job(
-        self, done: Mapping[str, tuple[Tensor, ...]], advance: Callable[[int], None], job: tuple[str, str]
-    ) -> Tensor:
-        name, key = job
-        share = self._measure(key, done[name])
-        meta = self.anchor.meta(key)
-        advance(nbytes(meta.dtype, meta.numel))
-        return share
-
-    def _conclude(self, key: str, total: Tensor, done: tuple[Tensor, ...]) -> Tensor:
+    def _counted(self, tally: loops.Tally, key: str, span: Span) -> Any:
         with self._blame(key):
-            return self.component.conclude(self.layout.place(key), total, done)
+            return loops.count(tally, self._sources(key), span, self._pool())
 
-    def to_prepare(self) -> list[str]:
-        """The tensors that :meth:`prepare` reads, each as often as there are passes."""
-        return [key for _ in range(self._passes) for _, key in self._shared()]
+    def _conclude(self, key: str, total: Any, done: tuple[Kept, ...]) -> Any:
+        with self._blame(key):
+            return self.component.conclude(self.layout.place(key), total, tuple(kept.array() for kept in done))
 
-    def _shared(self) -> list[tuple[str, str]]:
-        """(group, tensor) for the tensors that are measured together with others, and were not yet."""
-        groups = self.groups() if self._passes else {}
-        return [
-            (name, key) for name, keys in groups.items() if len(keys) > 1 and name not in self._measured for key in keys
-        ]
-
-    def prepare(self, run_in_order: InOrder, *, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Take every measurement that covers more than one tensor, in parallel.
-
-        Args:
-            advance: told the bytes of the anchor's tensor each time one is done.
-        """
-        jobs = self._shared()
-        done: dict[str, tuple[Tensor, ...]] = {name: () for name, _ in jobs}
-        first = dict(reversed(jobs))
-        for _ in range(self._passes if jobs else 0):
-            totals: dict[str, Tensor] = {}
-            run_in_order(partial(self._measure_job, done, advance), jobs, partial(_add_to, totals))
-            done = {name: (*before, self._conclude(first[name], totals[name], before)) for name, before in done.items()}
-        self._measured |= {name: tuple(map(_Kept.of, measured)) for name, measured in done.items()}
+    def _computes_without_torch(self, key: str) -> bool:
+        masks = [mask for _, mask in _each_by_port(self._masks)]
+        models = [self.anchor, *(other.model for other in self.others)]
+        return all(without_torch(one, key) for one in (*masks, *models)) and self._will_loop(key)
 
     def working_bytes(self, key: str, numel: int) -> int:
         """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
@@ -429,6 +446,46 @@ class ModelView(TensorView):
             return effort(self.anchor, key)
         return super().effort(key)
 
+    def without_torch(self, key: str) -> bool:
+        """Whether :meth:`raw` answers for a tensor without torch, which takes long to import."""
+        if self._decision(key).action is Action.COPY:
+            return self.meta(key).dtype == self.anchor.meta(key).dtype and without_torch(self.anchor, key)
+        return self.meta(key).dtype in loops.DTYPES and self._computes_without_torch(key)
+
+    def raw(self, key: str, span: Span) -> memoryview:
+        """The bytes of a span's elements as they are stored."""
+        meta = self.anchor.meta(key)
+        decision = self._decision(key)
+        if decision.action is Action.COPY and self.meta(key).dtype == meta.dtype:
+            return stored_bytes(self.anchor, key, span)
+        loop = self._merging_loop(key) if decision.action is Action.MERGE else None
+        if loop is None:
+            return raw_bytes(self.read(key, span).contiguous())
+        return self._run(loop, key, span).data.cast("B")
+
+    def _merging_loop(self, key: str) -> _BoundLoop | None:
+        return self._loop(key) if self.meta(key).dtype in loops.DTYPES else None
+
+    def _run(self, loop: _BoundLoop, key: str, span: Span) -> NDArray[Any]:
+        """The merged elements, as :func:`loops.as_elements` has them."""
+        mask, dtype = self.component.mask, self.meta(key).dtype
+        chosen = None if mask is None else selected(mask, key, span)
+        if chosen is None or chosen.all():
+            return self._compute_by_loop(loop, key, span, dtype)
+        stored = stored_bytes(self.anchor, key, span), self.anchor.meta(key).dtype
+        kept = loops.converted(*stored, dtype)
+        if not chosen.any():
+            return kept
+        merged = self._compute_by_loop(loop, key, span, dtype)
+        loops.keep_where(merged, chosen, kept)
+        return merged
+
+    def _decision(self, key: str) -> Decision:
+        decision = self.decisions[key]
+        if decision.action is Action.SKIP:
+            raise KeyError(key)
+        return decision
+
     def read(self, key: str, span: Span | None = None) -> Tensor:
         result = self.read_on_device(key, span)
         return result if result.device.type == "cpu" else result.cpu()
@@ -439,23 +496,24 @@ class ModelView(TensorView):
 
         from .kernels import cast
 
-        decision = self.decisions[key]
-        if decision.action is Action.SKIP:
-            raise KeyError(key)
+        decision = self._decision(key)
         dtype = torch_dtype(self.meta(key).dtype)
         where = torch.device(self.device)
         if decision.action is Action.COPY:
             return cast(_read_on(self.anchor, key, span, where), dtype)
         meta = self.anchor.meta(key)
         wanted = span or meta.whole
+        if (loop := self._merging_loop(key)) is not None:
+            stored = torch.from_numpy(self._run(loop, key, wanted)).view(dtype)
+            return stored if span is not None else stored.reshape(meta.shape)
         mask = self.component.mask
         if mask is None:
             result = cast(self._compute(key, wanted, decision.ratio), dtype)
         else:
-            selected = _read_mask(mask, key, meta, wanted, where)
+            chosen = _read_mask(mask, key, meta, wanted, where)
             result = cast(_read_on(self.anchor, key, wanted, where), dtype)
-            if selected.any():
-                result = torch.where(selected, cast(self._compute(key, wanted, decision.ratio), dtype), result)
+            if chosen.any():
+                result = torch.where(chosen, cast(self._compute(key, wanted, decision.ratio), dtype), result)
         return result if span is not None else result.reshape(meta.shape)
 
 
@@ -475,6 +533,21 @@ class CastView:
 
     def meta(self, key: str) -> TensorMeta:
         return _with_dtype(self.model.meta(key), self._dtype)
+
+    def raw(self, key: str, span: Span) -> memoryview:
+        """The bytes of a span's elements as they are stored."""
+        stored, wanted = self.model.meta(key).dtype, self.meta(key).dtype
+        if stored == wanted:
+            return stored_bytes(self.model, key, span)
+        if loops.available() and {stored, wanted} <= loops.DTYPES:
+            return loops.converted(stored_bytes(self.model, key, span), stored, wanted).data.cast("B")
+        return raw_bytes(self.read(key, span).contiguous())
+
+    def without_torch(self, key: str) -> bool:
+        """Whether :meth:`raw` answers for a tensor without torch."""
+        stored, wanted = self.model.meta(key).dtype, self.meta(key).dtype
+        converts = loops.available() and {stored, wanted} <= loops.DTYPES
+        return (stored == wanted or converts) and without_torch(self.model, key)
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
         from .kernels import cast
@@ -537,6 +610,9 @@ class MaskView(TensorView):
 
         shape = self._shapes[key]
         wanted = span or self.anchor.meta(key).whole
+        if self._loop(key) is not None:
+            chosen = torch.from_numpy(self.selected(key, wanted))
+            return chosen if span is not None else chosen.reshape(shape)
         result = self._compute(key, wanted, 0.0)
         if result.dtype != torch.bool:
             raise ComponentError(
@@ -544,6 +620,23 @@ class MaskView(TensorView):
                 hint=f"This is a defect of {self._who()}: report it to its author.",
             )
         return result.cpu() if span is not None else result.cpu().reshape(shape)
+
+    def selected(self, key: str, span: Span) -> NDArray[np.bool_]:
+        """As :meth:`read`, as an array."""
+        import numpy as np
+
+        loop = self._loop(key)
+        if loop is None:
+            return self.read(key, span).numpy()
+        out = np.empty(span.numel, np.bool_)
+        with self._blame(key):
+            for place, chosen in loops.run(loop.loop, loop.sources, span, self._pool()):
+                out[place] = chosen
+        return out
+
+    def without_torch(self, key: str) -> bool:
+        """Whether :meth:`selected` answers for a tensor without torch."""
+        return self.shape(key) is None or self._computes_without_torch(key)
 
 
 class GradientView:
@@ -600,24 +693,11 @@ class GradientView:
         return self._ratios.get(key)
 
 
-class _Kept(NamedTuple):
-    """A measurement kept for as long as the view is.
+class _BoundLoop(NamedTuple):
+    """A loop for one tensor, and the stored bytes that it reads."""
 
-    As numbers where there are few of them: a small tensor on the heap, among the large ones that come and go, would
-    keep the space before it from being used again, for every tensor of the model.
-    """
-
-    numbers: Any
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, measured: Tensor) -> _Kept:
-        return cls(measured.tolist() if measured.numel() <= 64 else measured, measured.dtype)
-
-    def tensor(self) -> Tensor:
-        import torch
-
-        return torch.as_tensor(self.numbers, dtype=self.dtype)
+    loop: loops.Loop
+    sources: loops.Sources
 
 
 class _MaskedTensors:
@@ -651,7 +731,7 @@ def _with_dtype(meta: TensorMeta, dtype: str) -> TensorMeta:
 # --- ports ---------------------------------------------------------------------------------------------
 
 
-def _each(value: Any, of: Callable[[Any], Callable[[], Tensor]]) -> Any:
+def _each(value: Any, of: Callable[[Any], Any]) -> Any:
     """A port's value or list of values, each by way of ``of``; None stays None."""
     if value is None:
         return None
@@ -700,6 +780,15 @@ def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device
         return torch.zeros(meta.shape if span is None else span.numel, dtype=torch.bool, device=device)
     found = mask.read(key, span)
     return found if found.device == device else found.to(device)
+
+
+def without_torch(value: Any, key: str) -> bool:
+    """Whether a model's bytes, or a mask's elements, can be had without torch, which takes long to import."""
+    if isinstance(value, (ModelView, CastView, MaskView)):
+        return value.without_torch(key)
+    if isinstance(value, PackedMask):
+        return without_torch(value.mask, key)
+    return isinstance(value, (Stored, BitMask))
 
 
 @runtime_checkable
@@ -773,20 +862,3 @@ def _is_out_of_memory(error: Exception) -> bool:
 
     # torch 2.4 has the name below torch.cuda only; it is one class in all of them.
     return isinstance(error, torch.cuda.OutOfMemoryError)
-
-
-def _add_to(totals: dict[str, Tensor], job: tuple[str, str], share: Tensor) -> None:
-    name, _ = job
-    totals[name] = totals[name] + share if name in totals else share
-
-
-def _add_up(shares: Iterable[Tensor]) -> Tensor:
-    """Sum in order: the order of additions is part of the result's definition."""
-    several = iter(shares)
-    total = next(several)
-    for share in several:
-        total = total + share
-        break  # from here on the sum is nobody else's
-    for share in several:
-        total += share
-    return total

@@ -77,7 +77,7 @@ class TestMasks:
 
     def test_what_a_pass_keeps_is_what_it_concludes(self) -> None:
         mask = view(AboveMean(model=A))
-        assert [kept.numel() for kept in mask.measured(Q)] == [1]
+        assert [kept.array().size for kept in mask.measurements.of(Q)] == [1]
 
     @pytest.mark.parametrize("over", ["tensor", "block", "model"])
     def test_the_same_bytes_for_any_threads_memory_and_spans(

@@ -21,7 +21,9 @@ from daremerge_core.values import Span
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Stream", "accelerated"]
@@ -136,6 +138,17 @@ class Stream:
             return out
         keep = self.keep(span, density, values.device).reshape(values.shape)
         return select(keep, values if scale == 1.0 else values * scale)
+
+    def thin_into(
+        self, out: NDArray[np.float32], values: NDArray[np.float32], start: int, density: float, scale: float
+    ) -> None:
+        """:meth:`thin` of 1-D arrays where streams are :func:`accelerated`; needs no torch."""
+        threshold = _threshold(density)
+        kernel = _numba_kernel()
+        if threshold and kernel is not None:
+            kernel.thin_into(out, values, *self._words, start, threshold, scale)
+        else:
+            out.fill(0.0)
 
     def uniform(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
         """Uniform float32 in ``[0, 1)``: the upper 24 bits times ``2**-24``. Exact on every device."""

@@ -21,14 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from blake3 import blake3
 
 from .. import dtypes
 from ..values import Model, Span, TensorMeta
 from .files import open_regular
-from .tensors import raw_bytes
+from .tensors import stored_bytes
 
 __all__ = ["LEAF_BYTES", "IdentityBuilder", "Leaf", "content_identity", "file_identity"]
 
@@ -42,13 +41,6 @@ class Leaf:
     key: str
     index: int
     span: Span
-
-
-@runtime_checkable
-class _HasRaw(Protocol):
-    """A model that can give a tensor's stored bytes as they are."""
-
-    def raw(self, key: str, span: Span) -> memoryview: ...
 
 
 class IdentityBuilder:
@@ -86,10 +78,7 @@ class IdentityBuilder:
 
     def hash_leaf(self, model: Model, leaf: Leaf) -> None:
         """Read one leaf from the model and hash it."""
-        if isinstance(model, _HasRaw):  # a file's bytes need no tensor, and so no torch
-            self.add(leaf, model.raw(leaf.key, leaf.span))
-        else:
-            self.add(leaf, raw_bytes(model.read(leaf.key, leaf.span).cpu().contiguous()))
+        self.add(leaf, stored_bytes(model, leaf.key, leaf.span))
 
     def identity(self) -> str:
         """``"blake3:<64 hex digits>"``. Raises ``RuntimeError`` when a leaf has not been added."""

@@ -15,9 +15,11 @@ from . import strict_json
 from .header import shape_problem
 from .memory import MemoryModel
 from .safetensors_file import SafetensorsFile
-from .tensors import check_span
+from .tensors import check_span, stored_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["MASK_METADATA", "BitMask", "MaskFile", "PackedMask", "hold_mask", "write_mask"]
@@ -60,16 +62,36 @@ class PackedMask:
         """Packed bits, as U8. Raises ``KeyError`` for an unknown key, ``IndexError`` for a span outside it."""
         import torch
 
+        return torch.from_numpy(self._packed(key, span or self.meta(key).whole))
+
+    def raw(self, key: str, span: Span) -> memoryview:
+        """As :meth:`read`, as bytes."""
+        return self._packed(key, span).data
+
+    def _packed(self, key: str, span: Span) -> NDArray[np.uint8]:
+        import numpy as np
+
         from .kernels import pack_bits
 
-        meta = self.meta(key)
-        start, stop = self.elements(key, check_span(meta, span or meta.whole))
+        start, stop = self.elements(key, check_span(self.meta(key), span))
         pieces = (Span(at, min(at + _STEP, stop)) for at in range(start, stop, _STEP))
-        packed = [pack_bits(self.mask.read(key, piece)) for piece in pieces]
-        return torch.cat(packed) if packed else torch.empty(0, dtype=torch.uint8)
+        packed = [pack_bits(selected(self.mask, key, piece)) for piece in pieces]
+        return np.concatenate(packed) if packed else np.empty(0, np.uint8)
 
     def close(self) -> None:
         self.mask.close()
+
+
+def selected(mask: Mask, key: str, span: Span) -> NDArray[np.bool_]:
+    """Which elements of a span a mask selects, as an array; none of a tensor that it does not know."""
+    import numpy as np
+
+    if mask.shape(key) is None:
+        return np.zeros(span.numel, np.bool_)
+    if hasattr(mask, "selected"):  # it can say so without torch
+        found: NDArray[np.bool_] = mask.selected(key, span)
+        return found
+    return mask.read(key, span).cpu().reshape(-1).numpy()
 
 
 class BitMask:
@@ -121,26 +143,37 @@ class BitMask:
         """A bool tensor. Raises ``KeyError`` for an unknown key, ``IndexError`` for a span outside it."""
         import torch
 
+        meta = self._metas[key]
+        flat = torch.from_numpy(self.selected(key, span or meta.whole))
+        return flat.view(meta.shape) if span is None else flat
+
+    def selected(self, key: str, span: Span) -> NDArray[np.bool_]:
+        """As :meth:`read`, as an array."""
+        import numpy as np
+
         from .kernels import unpack_bits
 
         meta = self._metas[key]
-        start, stop = check_span(meta, span or meta.whole)
+        start, stop = check_span(meta, span)
         if meta.dtype == "BOOL":
-            flat = self._model.read(key, Span(start, stop)).view(torch.uint8) != 0  # any other byte than 0 is true
-        else:
-            first = start // 8
-            packed = self._model.read(key, Span(first, -(-stop // 8)))
-            flat = unpack_bits(packed, start - 8 * first, stop - 8 * first)
-        return flat.view(meta.shape) if span is None else flat
+            whole_bytes = np.frombuffer(stored_bytes(self._model, key, span), np.uint8)
+            return np.not_equal(whole_bytes, 0)  # any other byte than 0 is true
+        first = start // 8
+        packed = np.frombuffer(stored_bytes(self._model, key, Span(first, -(-stop // 8))), np.uint8)
+        return unpack_bits(packed, start - 8 * first, stop - 8 * first)
 
     def count(self, key: str) -> int:
         """How many elements of a tensor are selected. Raises ``KeyError`` for an unknown key."""
+        import numpy as np
+
         from .kernels import count_bits
 
         meta = self._metas[key]
         if meta.dtype == "BOOL":
-            return int(self.read(key).sum())
-        return count_bits(self._model.read(key), meta.numel)
+            return int(self.selected(key, meta.whole).sum())
+        return count_bits(
+            np.frombuffer(stored_bytes(self._model, key, self._model.meta(key).whole), np.uint8), meta.numel
+        )
 
     def close(self) -> None:
         self._model.close()

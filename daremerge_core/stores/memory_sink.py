@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .. import dtypes
 from ..values import TensorMeta
+from .tensors import raw_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,10 @@ class MemorySink:
     def write(self, key: str, start: int, elements: Tensor) -> None:
         flat = elements.reshape(-1)
         self._flat[key][start : start + flat.numel()] = flat
+
+    def write_raw(self, key: str, start: int, data: memoryview) -> None:
+        first = start * self._flat[key].element_size()
+        raw_bytes(self._flat[key])[first : first + data.nbytes] = data
 
     def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         self.metadata = dict(metadata)

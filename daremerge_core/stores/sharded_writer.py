@@ -90,6 +90,10 @@ class ShardedWriter:
         """See :meth:`Sink.write`."""
         self._writers[self._shard_of[key]].write(key, start, elements)
 
+    def write_raw(self, key: str, start: int, data: memoryview) -> None:
+        """See :meth:`Sink.write_raw`."""
+        self._writers[self._shard_of[key]].write_raw(key, start, data)
+
     def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         """See :meth:`Sink.describe`."""
         for number, writer in enumerate(self._writers):

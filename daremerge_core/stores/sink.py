@@ -29,6 +29,10 @@ class Sink(Protocol):
         """
         ...
 
+    def write_raw(self, key: str, start: int, data: memoryview) -> None:
+        """As :meth:`write`, the elements as the bytes that are stored, little-endian."""
+        ...
+
     def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         """Give the final metadata, once, before the first write.
 

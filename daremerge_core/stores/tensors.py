@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ..values import Span, TensorMeta
+from ..values import Model, Span, TensorMeta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_span", "raw_bytes", "take"]
+__all__ = ["Stored", "check_span", "raw_bytes", "stored_bytes", "take"]
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A model that can give a tensor's stored bytes as they are, without a tensor."""
+
+    def raw(self, key: str, span: Span) -> memoryview:
+        """The bytes of a span's elements in their stored dtype, little-endian. Never write into them."""
+        ...
+
+
+def stored_bytes(model: Model, key: str, span: Span) -> memoryview:
+    """The bytes of a span's elements in their stored dtype, little-endian."""
+    if isinstance(model, Stored):
+        return model.raw(key, span)
+    return raw_bytes(model.read(key, span).cpu().contiguous())
 
 
 def check_span(meta: TensorMeta, span: Span) -> Span:
@@ -39,4 +55,6 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor in CPU memory, without a copy."""
     import torch
 
+    if not tensor.numel():
+        return memoryview(b"")  # an empty array of NumPy's has strides that view() refuses
     return tensor.detach().view(-1).view(torch.uint8).numpy().data

@@ -95,11 +95,16 @@ class SafetensorsWriter:
     def write(self, key: str, start: int, elements: Tensor) -> None:
         """See :meth:`Sink.write`. Raises ``KeyError``, ``TypeError`` or ``IndexError`` for what was not announced."""
         meta = self._tensors[key]
-        count = elements.numel()
         if elements.dtype != dtypes.torch_dtype(meta.dtype) or elements.device.type != "cpu":
             raise TypeError(f"{key!r} is to hold {meta.dtype} from the CPU, not {elements.dtype} ({elements.device})")
         if not elements.is_contiguous():
             raise TypeError(f"the elements for {key!r} are not contiguous")
+        self.write_raw(key, start, raw_bytes(elements))
+
+    def write_raw(self, key: str, start: int, data: memoryview) -> None:
+        """See :meth:`Sink.write_raw`. Raises ``KeyError`` or ``IndexError`` for what was not announced."""
+        meta = self._tensors[key]
+        count = data.nbytes // dtypes.BYTES[meta.dtype]
         if start < 0 or start + count > meta.numel:
             raise IndexError(f"[{start}, {start + count}) is outside {key!r}, which has {meta.numel} elements")
         this_write = object()
@@ -109,7 +114,6 @@ class SafetensorsWriter:
                     raise RuntimeError(f"{self.path} is closed")
                 self._under_way.add(this_write)
             offset = self._offsets[key] + dtypes.nbytes(meta.dtype, start)
-            data = raw_bytes(elements)
             self._write_at(data, offset)
             if self._digest:
                 self._digest.written(offset, offset + data.nbytes)

@@ -159,6 +159,19 @@ class _TensorTests(ComponentTests):
                             "an elementwise component must not look beyond its span, nor a rowwise one beyond its row"
                         )
 
+    def test_a_loop_gives_the_bits_of_the_verb(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for dtype in ("float32", "float16", "bfloat16"):
+            for options in self.cases:
+                fast, plain = self.values(options, dtype), self.values(options, dtype)
+                for key in self.keys(fast):
+                    numel = fast.anchor.meta(key).numel
+                    spans = [None, Span(0, numel), Span(min(1, numel), max(numel - 1, min(1, numel)))]
+                    found = [fast.read(key, span) for span in spans]
+                    with monkeypatch.context() as patch:
+                        patch.setenv("DAREMERGE_FAST", "0")
+                        expected = [plain.read(key, span) for span in spans]
+                    assert all(map(_same, found, expected)), "loop() and tally() must answer what the verb does"
+
 
 class _SelectiveTests(_TensorTests):
     """Laws of what takes a ratio and a mask: merges and edits."""

@@ -15,6 +15,8 @@ from .attention import attention_of, is_bias, layer_of, sections
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from daremerge_core.measuring import Measured
+
 FACTORS = ("query", "key", "value", "rest", "bias")
 """What has a factor in a group of tensors: the sections of an attention, or the weight (rest) and bias of a layer."""
 
@@ -85,8 +87,10 @@ class Normalize(ModelEdit):
                 squares[:, index] = site.total(*both)
         return squares.reshape(-1)
 
-    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
+    def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
         """The factors, in the order of :data:`FACTORS`."""
+        import numpy as np
+
         ours, theirs = (dict(zip(FACTORS, row, strict=True)) for row in total.reshape(2, -1).tolist())
         factors = {name: self._factor(ours[name], theirs[name]) for name in FACTORS}
         if not ours["key"]:
@@ -94,7 +98,7 @@ class Normalize(ModelEdit):
         factors["key"] = 1.0 / factors["query"]
         if ours["rest"]:
             factors["bias"] = factors["rest"]
-        return total.new_tensor(list(factors.values()))
+        return np.array(list(factors.values()))
 
     def edit(self, site: Site) -> Tensor:
         return self._scaled(site, 1.0)

@@ -73,7 +73,7 @@ def test_on_real_checkpoints_every_query_finds_its_keys_and_every_key_its_querie
     active = set(value.active_keys())
     assert {key for key, role in roles.items() if role in ("attn.q", "attn.k", "attn.qkv")} <= active
     assert not {key for key, role in roles.items() if role not in ("attn.q", "attn.k", "attn.qkv", "fused")} & active
-    for group, keys in value.groups().items():
+    for group, keys in value.measurements.groups().items():
         weights = [key for key in keys if key.endswith("weight")]
         found = [s.projection for key in weights for s in sections(value.layout.place(key), model) or ()]
         assert found.count("query") == found.count("key") > 0, group
@@ -111,7 +111,7 @@ def test_fluxs_single_blocks_have_an_mlp_behind_the_values() -> None:
 
 def test_both_streams_of_a_joint_attention_are_one_group() -> None:
     model = Headers(layouts.load("sd3"))
-    groups = view(Normalize(model=model, like=Headers(layouts.load("sd3")), parts=["unet"])).groups()
+    groups = view(Normalize(model=model, like=Headers(layouts.load("sd3")), parts=["unet"])).measurements.groups()
     assert len(groups) == 24
     assert all(len(keys) == 4 for keys in groups.values()), "weight and bias of two streams"
 

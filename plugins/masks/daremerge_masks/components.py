@@ -14,8 +14,14 @@ from daremerge_core import MaskEditor, Masker, MaskerRef, MaskRef, ModelRef, Pla
 from daremerge_core.select import select
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
     from typing_extensions import Self
+
+    from daremerge_core.loops import Block, Loop, Tally, Values
+    from daremerge_core.measuring import Measured
+    from daremerge_core.site import TensorSite
 
 BASE = Field(description="The model that the others were tuned from.")
 SEED = Field(0, ge=0, description="Chooses the random mask; the same seed gives the same bytes.")
@@ -171,18 +177,46 @@ class Magnitude(Masker):
         delta = site.model - site["base"]
         return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
-    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        from daremerge_core import quantile
+    def tally(self, site: TensorSite) -> Tally:
+        from daremerge_core import ranks
+        from daremerge_core.loops import Tally
+
+        shape, add = ranks.tally(site.measured)
+        return Tally(shape, lambda block, counts: add(_change(block), counts))
+
+    def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        from daremerge_core import ranks
 
         if measured:
-            return quantile.kth_smallest(total, measured[0])
-        return quantile.bin_of_rank(total, round(self.threshold * int(total.sum())))
+            return ranks.kth_smallest(total, measured[0])
+        return ranks.bin_of_rank(total, round(self.threshold * int(total.sum())))
 
     def mask(self, site: Site) -> Tensor:
         from daremerge_core import quantile
 
         above = quantile.reaching(site.model - site["base"], int(site.measured[1]) + 1)
         return above if self.select == "above" else ~above
+
+    def loop(self, site: TensorSite) -> Loop:
+        import numpy as np
+
+        from daremerge_core.quantile_numba import mark_reaching
+
+        threshold = int(site.measured[1][0]) + 1 if site.measured else 0
+
+        def chosen(block: Block) -> NDArray[np.bool_]:
+            above = np.empty(block.numel, np.bool_)
+            mark_reaching(above.view(np.uint8), _change(block).view(np.uint32), threshold)
+            return above if self.select == "above" else np.logical_not(above, out=above)
+
+        return chosen
+
+
+def _change(block: Block) -> Values:
+    """model − base."""
+    model = block["model"]
+    model -= block["base"]
+    return model  # type: ignore[no-any-return]
 
 
 class SignAgreement(Masker):

@@ -8,15 +8,37 @@ from pydantic import Field
 
 from daremerge_core import MergeMethod, ModelRef
 
+from . import shares
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from daremerge_core import Site
+    from daremerge_core.loops import Loop
+    from daremerge_core.site import TensorSite
 
 NO_WEIGHTS = "scaled-add has no result at a ratio of 2: A weighs 1 and B weighs −1, which adds up to nothing"
 
 
-class Lerp(MergeMethod):
+class _Line(MergeMethod):
+    """A straight line from A to B, of which ``share`` says how far to go."""
+
+    def share(self, t: float) -> float:
+        return t
+
+    def merge(self, site: Site) -> Tensor:
+        from . import kernels
+
+        return kernels.lerp(site.a, site.b, self.share(site.t))
+
+    def loop(self, site: TensorSite) -> Loop:
+        from daremerge_core.loops import lerp
+
+        t = self.share(site.t)
+        return lambda block: block["a"] if t == 0.0 else lerp(block, block["a"], block["b"], t)
+
+
+class Lerp(_Line):
     """Blend in a straight line: a + t(b − a).
 
     A ratio of 1 is A and 0 is B, bit for bit; what A and B share stays as it is. Outside 0 to 1 the line goes on:
@@ -25,11 +47,6 @@ class Lerp(MergeMethod):
 
     name = "lerp"
 
-    def merge(self, site: Site) -> Tensor:
-        from . import kernels
-
-        return kernels.lerp(site.a, site.b, site.t)
-
 
 class Colorize(Lerp):
     """The same as lerp, under the name that old ComfyUI-DareMerge workflows use."""
@@ -37,7 +54,7 @@ class Colorize(Lerp):
     name = "colorize"
 
 
-class Cosine(MergeMethod):
+class Cosine(_Line):
     """Lerp with a slow start and end: lerp at (1 − cos πt)/2.
 
     Nearer to A below t = ½ and nearer to B above than lerp is; both ends bit for bit. Outside ratios 0 to 1 the cosine
@@ -46,13 +63,11 @@ class Cosine(MergeMethod):
 
     name = "cosine"
 
-    def merge(self, site: Site) -> Tensor:
-        from . import kernels
-
-        return kernels.cosine(site.a, site.b, site.t)
+    def share(self, t: float) -> float:
+        return shares.cosine(t)
 
 
-class Cubic(MergeMethod):
+class Cubic(_Line):
     """Lerp with a slow start and end: lerp at t²(3 − 2t), the smoothstep polynomial.
 
     Within 0.011 of cosine's share; both ends bit for bit. Outside ratios 0 to 1 the polynomial turns back and runs
@@ -61,13 +76,11 @@ class Cubic(MergeMethod):
 
     name = "cubic"
 
-    def merge(self, site: Site) -> Tensor:
-        from . import kernels
-
-        return kernels.cubic(site.a, site.b, site.t)
+    def share(self, t: float) -> float:
+        return shares.cubic(t)
 
 
-class ScaledAdd(MergeMethod):
+class ScaledAdd(_Line):
     """Weigh A by 1 and B by t: (a + tb)/(1 + t).
 
     A mean rather than a way from A to B: a ratio of 1 is A bit for bit, 0 is the midpoint, and B is never reached
@@ -83,10 +96,8 @@ class ScaledAdd(MergeMethod):
         if ratio == 2.0:
             raise ValueError(NO_WEIGHTS)
 
-    def merge(self, site: Site) -> Tensor:
-        from . import kernels
-
-        return kernels.scaled_add(site.a, site.b, site.t)
+    def share(self, t: float) -> float:
+        return shares.scaled_add(t)
 
 
 class AddDifference(MergeMethod):
@@ -108,6 +119,14 @@ class AddDifference(MergeMethod):
         from . import kernels
 
         return kernels.add_difference(site.a, site.delta, site.t * self.alpha)
+
+    def loop(self, site: TensorSite) -> Loop:
+        from daremerge_core import loops
+
+        amount = site.t * self.alpha
+        if amount == 0.0:
+            return lambda block: block["a"]
+        return lambda block: loops.add_scaled(block, block["a"], loops.delta(block), amount)
 
 
 class Slice(MergeMethod):

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from daremerge_core import kernels as core
 
+from . import shares
+
 __all__ = [
     "add_difference",
     "bislerp",
@@ -74,22 +76,18 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """lerp(a, b, (1 − cos πt) / 2): a slow start and a slow end. Outside 0..1 the cosine turns back."""
-    return lerp(a, b, (1.0 - math.cos(math.pi * t)) / 2.0)
+    """:func:`lerp` at :func:`.shares.cosine`."""
+    return lerp(a, b, shares.cosine(t))
 
 
 def cubic(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """lerp(a, b, t²(3 − 2t)): the smoothstep polynomial. Outside 0..1 it turns back and runs off."""
-    return lerp(a, b, t * t * (3.0 - 2.0 * t))
+    """:func:`lerp` at :func:`.shares.cubic`."""
+    return lerp(a, b, shares.cubic(t))
 
 
 def scaled_add(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """(a + t·b) / (1 + t) = lerp(a, b, t / (1 + t)): A weighs 1 and B weighs t, so t = 1 is the midpoint.
-
-    Raises:
-        ZeroDivisionError: t = −1, where the weights add up to nothing.
-    """
-    return lerp(a, b, t / (1.0 + t))
+    """:func:`lerp` at :func:`.shares.scaled_add`, whose ``ZeroDivisionError`` at t = −1 it raises too."""
+    return lerp(a, b, shares.scaled_add(t))
 
 
 def add_difference(a: Tensor, difference: Tensor, amount: float) -> Tensor:

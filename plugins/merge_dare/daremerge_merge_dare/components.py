@@ -11,6 +11,9 @@ from daremerge_core import BlendRef, MergeMethod, ModelRef, Site, Sparsifier
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from daremerge_core.loops import Block, Loop, Thinning, Values
+    from daremerge_core.site import TensorSite
+
 DROP_RATE = Field(0.9, ge=0, le=1, description="Share of the delta's elements dropped at random.")
 RESCALE = Field(True, description="Divide what is kept by 1 − drop rate, so that the delta keeps its expectation.")
 SEED = Field(0, ge=0, description="Chooses the random masks; the same seed gives the same bytes.")
@@ -37,9 +40,18 @@ class DareSparsifier(Sparsifier):
     def sparsify(self, site: Site, delta: Tensor, *, draw: int = 0) -> Tensor:
         if self.drop_rate == 0.0:
             return delta
-        # By a product: a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
-        scale = 1.0 / (1.0 - self.drop_rate) if self.rescale and self.drop_rate < 1.0 else 1.0
-        return site.draw(self.seed, self.name, draw=draw).thin(delta, 1.0 - self.drop_rate, scale=scale)
+        return site.draw(self.seed, self.name, draw=draw).thin(delta, 1.0 - self.drop_rate, scale=self._scale)
+
+    @property
+    def _scale(self) -> float:
+        # For a product: a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
+        return 1.0 / (1.0 - self.drop_rate) if self.rescale and self.drop_rate < 1.0 else 1.0
+
+    def loop(self, site: TensorSite, *, draw: int = 0) -> Thinning:
+        if self.drop_rate == 0.0:
+            return lambda out, delta, _: out.__setitem__(slice(None), delta)
+        stream, density, scale = site.stream(self.seed, self.name, draw=draw), 1.0 - self.drop_rate, self._scale
+        return lambda out, delta, start: stream.thin_into(out, delta, start, density, scale)
 
 
 class Dare(MergeMethod):
@@ -92,7 +104,7 @@ class Dare(MergeMethod):
         if self.blend:
             blended: Tensor = self.blend.merge(self._towards_target(site))
             return blended
-        if self._target_is_b(site):
+        if self._target_is_b():
             from daremerge_core.kernels import lerp
 
             return lerp(site.a, site.b, site.t)
@@ -100,16 +112,36 @@ class Dare(MergeMethod):
 
         return add_scaled(site.a, self._change(site), site.t)
 
+    def loop(self, site: TensorSite) -> Loop | None:
+        """The plain form: one mask, no election, no blend."""
+        from daremerge_core import loops
+
+        thin = self._sparsifier().loop(site)
+        if self.blend or self.iterations > 1 or self.ties != "off":
+            return None
+        if self._target_is_b():
+            return lambda block: loops.lerp(block, block["a"], block["b"], site.t)
+
+        def merged(block: Block) -> Values:
+            change, thinned = loops.delta(block), block.new()
+            thin(thinned, change, block.start)
+            return loops.add_scaled(block, block["a"], thinned, site.t)
+
+        return merged
+
+    def _sparsifier(self) -> DareSparsifier:
+        return DareSparsifier(drop_rate=self.drop_rate, rescale=self.rescale, seed=self.seed)
+
     def _towards_target(self, site: Site) -> Site:
         """The site the blend sees: B replaced by the target, without the election's measurement."""
         return site.replace(b=self._target(site), measured=site.measured[self._election_passes() :])
 
     def _target(self, site: Site) -> Tensor:
-        return site.b if self._target_is_b(site) else site.a + self._change(site)
+        return site.b if self._target_is_b() else site.a + self._change(site)
 
-    def _target_is_b(self, site: Site) -> bool:
+    def _target_is_b(self) -> bool:
         """Whether A + (B − A) is all there is to compute: B, without the rounding."""
-        return self.drop_rate == 0.0 and self.ties == "off" and site.base is None
+        return self.drop_rate == 0.0 and self.ties == "off" and self.base is None
 
     def _change(self, site: Site) -> Tensor:
         """What is added to A: the thinned task vector, of one sign where there is an election."""
@@ -120,7 +152,7 @@ class Dare(MergeMethod):
 
     def _thinned(self, site: Site) -> Tensor:
         delta = site.delta
-        sparsifier = DareSparsifier(drop_rate=self.drop_rate, rescale=self.rescale, seed=self.seed)
+        sparsifier = self._sparsifier()
         total = sparsifier.sparsify(site, delta)
         if self.iterations == 1 or self.drop_rate == 0.0:
             return total

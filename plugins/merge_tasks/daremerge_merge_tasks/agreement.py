@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
+    from daremerge_core.measuring import Measured
+
 __all__ = ["Consensus", "ModelStock", "Sce"]
 
 
@@ -92,18 +94,20 @@ class Sce(MultiMergeMethod):
             return quantile.fine_counts(variance, site.measured[0])
         return torch.cat([quantile.coarse_counts(variance), variance.count_nonzero().reshape(1)])
 
-    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        from daremerge_core import quantile
+    def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        import numpy as np
+
+        from daremerge_core import ranks
 
         from .sparsifiers import NOTHING
 
         if len(measured) == self.passes() - 1:
             return total
         if measured:
-            return quantile.kth_smallest(total, measured[0]) if int(measured[0][1]) else total.new_tensor([NOTHING])
+            return ranks.kth_smallest(total, measured[0]) if measured[0][1] else np.array([NOTHING])
         counts, varying = total[:-1], int(total[-1])
         kept = round(self.density * varying)
-        return quantile.bin_of_rank(counts, int(counts.sum()) - kept + 1) if kept else total.new_tensor([0, 0])
+        return ranks.bin_of_rank(counts, int(counts.sum()) - kept + 1) if kept else np.array([0, 0])
 
     def _selected(self, site: Site, deltas: Sequence[Tensor]) -> list[Tensor]:
         from daremerge_core.kernels import select

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from statistics import fmean
@@ -41,11 +42,11 @@ def warnings(plan: Plan) -> Iterator[str]:
 
 
 def _unrelated(name: str, view: ModelView) -> Iterator[str]:
-    changes = [one.double() for one in sample_changes(view)]
+    changes = sample_changes(view)
     pairs = [(one, other) for one, other in combinations(changes, 2) if one.any() and other.any()]
     if not pairs:
         return
-    cosine = fmean(float(one @ other / (one.norm() * other.norm())) for one, other in pairs)
+    cosine = fmean(float(one @ other) / math.sqrt(float(one @ one) * float(other @ other)) for one, other in pairs)
     if cosine < UNRELATED:
         yield (
             f"step {name!r}: model-stock is for fine-tunes of one task, and what these models changed is nearly "

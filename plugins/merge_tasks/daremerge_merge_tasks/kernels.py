@@ -50,7 +50,7 @@ def disjoint(values: Sequence[Tensor], signs: Tensor, shares: Sequence[float] | 
     Shares of |wᵢ| give the weighted mean of τᵢ, shares of 1 the mean of vᵢ. Zero where none has it.
     """
     agree = agreeing(values, signs)
-    kept = total([value * one for value, one in zip(values, agree, strict=True)])
+    kept = total([torch.where(one != 0.0, value, 0.0) for value, one in zip(values, agree, strict=True)])
     if shares is None:
         return kept
     divisor = weighted_sum(agree, shares)

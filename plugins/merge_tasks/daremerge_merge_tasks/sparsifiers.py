@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
+    from daremerge_core.loops import Tally, Thinning
+    from daremerge_core.measuring import Measured
+    from daremerge_core.site import TensorSite
+
 __all__ = ["OVER", "Breadcrumbs", "Della", "Magnitude"]
 
 OVER = Field("tensor", description="What the largest are sought in: each tensor, each block, or the whole model.")
@@ -50,19 +54,32 @@ class Magnitude(Sparsifier):
 
         return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        from daremerge_core import quantile
+    def tally(self, site: TensorSite) -> Tally:
+        from daremerge_core import ranks
+
+        return ranks.tally(site.measured)
+
+    def conclude(self, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        import numpy as np
+
+        from daremerge_core import ranks
 
         if measured:
-            return quantile.kth_smallest(total, measured[0]) if int(measured[0][1]) else total.new_tensor([NOTHING])
+            return ranks.kth_smallest(total, measured[0]) if measured[0][1] else np.array([NOTHING])
         count = int(total.sum())
         kept = round(self.density * count)
-        return quantile.bin_of_rank(total, count - kept + 1) if kept else total.new_tensor([0, 0])
+        return ranks.bin_of_rank(total, count - kept + 1) if kept else np.array([0, 0])
 
     def sparsify(self, site: Site, delta: Tensor) -> Tensor:
         from daremerge_core.quantile import keep_reaching
 
         return keep_reaching(delta, int(site.measured[1]))
+
+    def loop(self, site: TensorSite) -> Thinning:
+        from daremerge_core.quantile_numba import copy_reaching
+
+        threshold = int(site.measured[1][0]) if site.measured else 0
+        return lambda out, delta, _: copy_reaching(out.view("u4"), delta.view("u4"), threshold)
 
 
 class Breadcrumbs(Sparsifier):
@@ -94,19 +111,19 @@ class Breadcrumbs(Sparsifier):
             return quantile.coarse_counts(delta)
         return torch.stack([quantile.fine_counts(delta, found) for found in site.measured[0]])
 
-    def conclude(self, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        import torch
+    def conclude(self, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        import numpy as np
 
-        from daremerge_core import quantile
+        from daremerge_core import ranks
 
         if measured:
-            ends = [quantile.kth_smallest(*pair) for pair in zip(total, measured[0], strict=True)]
-            return torch.cat(ends) if int(measured[0][0][1]) else total.new_tensor([NOTHING, NOTHING])
+            ends = [ranks.kth_smallest(*pair) for pair in zip(total, measured[0], strict=True)]
+            return np.concatenate(ends) if measured[0][0][1] else np.array([NOTHING, NOTHING])
         count = int(total.sum())
         kept = round(self.density * count)
         largest = min(round(self.gamma * count), count - kept)
-        ranks = (count - largest - kept + 1, count - largest) if kept else (0, 0)
-        return torch.stack([quantile.bin_of_rank(total, rank) for rank in ranks])
+        ordinals = (count - largest - kept + 1, count - largest) if kept else (0, 0)
+        return np.stack([ranks.bin_of_rank(total, one) for one in ordinals])
 
     def sparsify(self, site: Site, delta: Tensor) -> Tensor:
         from daremerge_core.kernels import select

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from daremerge_core.components import Component
+    from daremerge_core.loops import Loop, Tally, Thinning
+    from daremerge_core.measuring import Measured
+    from daremerge_core.site import TensorSite
 
 __all__ = ["Election", "Normalization", "Scheme", "SparseMerge", "TaskMerge", "WeighedModels", "installed_sparsifier"]
 
@@ -129,6 +132,33 @@ class SchemeMerge(TaskMerge):
     def scheme(self) -> Scheme:
         return self.make_scheme()
 
+    def loop(self, site: TensorSite) -> Loop | None:
+        """Elections by count, or without weights that differ, and refiners have none."""
+        from . import loops
+
+        weights = self.weights_at(site.place)
+        shares = self._shares(weights)
+        if self.refine is not None or self.scheme.elect == "count" or not self._weights_vote(weights):
+            return None
+        thinned = self.thinning(site, weights)
+        if thinned is None:
+            return None
+        elect = self.scheme.elect == "mass"
+        return loops.merged(thinned, weights, shares, elect=elect, scale=self.scale * site.t)
+
+    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning | None] | None:
+        """What is done to each model's task vector first: nothing, or a loop; None where a sparsifier has no loop."""
+        return [None] * len(weights)
+
+    def _weights_vote(self, weights: Sequence[float]) -> bool:
+        """Whether votes are the weighted changes themselves."""
+        return self.scheme.elect == "none" or self.scheme.weighted or {abs(one) for one in weights if one} <= {1.0}
+
+    def _shares(self, weights: Sequence[float]) -> list[float] | None:
+        """What each model that takes part adds to the divisor; None where nothing is divided."""
+        sizes = [abs(weight) for weight in weights if weight]
+        return {"weights": sizes, "count": [1.0] * len(sizes), "none": None}[self.scheme.normalize]
+
     def combined(self, site: Site, deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         from . import kernels
 
@@ -137,8 +167,8 @@ class SchemeMerge(TaskMerge):
         if not taking_part:
             return deltas[0] * 0.0
         sizes = [abs(weight) for _, weight in taking_part]
-        shares = {"weights": sizes, "count": [1.0] * len(sizes), "none": None}[scheme.normalize]
-        if scheme.elect == "mass" and (scheme.weighted or set(sizes) == {1.0}):
+        shares = self._shares(weights)
+        if scheme.elect == "mass" and self._weights_vote(weights):
             return kernels.elected_mean([delta for delta, _ in taking_part], [w for _, w in taking_part], shares)
         values = [delta if weight == 1.0 else delta * weight for delta, weight in taking_part]
         if scheme.elect == "none":
@@ -218,8 +248,20 @@ class SparseMerge(SchemeMerge):
             first += one.passes()
         raise AssertionError("there are as many passes as the sparsifiers have")
 
-    def conclude(self, place: Place, total: Tensor, measured: tuple[Tensor, ...]) -> Tensor:
-        import torch
+    def tally(self, site: TensorSite) -> Tally | None:
+        """For one sparsifier; a second one would have to see what the first leaves."""
+        from . import loops
+
+        if len(self.scheme.sparsifiers) > 1:
+            return None
+        each = []
+        for index in range(len(self.models)):
+            first, *_ = self._thinners(site.place, index) or self.scheme.sparsifiers
+            each.append(first.tally(site.for_model(index, measured=tuple(pass_[index] for pass_ in site.measured))))
+        return loops.tally_of_each(each)
+
+    def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
+        import numpy as np
 
         done, kept = len(measured), []
         for index, share in enumerate(total):
@@ -229,7 +271,7 @@ class SparseMerge(SchemeMerge):
                     kept.append(one.conclude(share, tuple(earlier[index] for earlier in measured[first:done])))
                     break
                 first += one.passes()
-        return torch.stack(kept)
+        return np.stack(kept)
 
     def task_vectors(self, site: Site) -> list[Tensor]:
         weights = self.weights_at(site.place)
@@ -237,6 +279,19 @@ class SparseMerge(SchemeMerge):
             self._thinned(site, index, delta) if weight else delta
             for index, (delta, weight) in enumerate(zip(site.deltas, weights, strict=True))
         ]
+
+    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning | None] | None:
+        each: list[Thinning | None] = []
+        for index, weight in enumerate(weights):
+            thinners = self._thinners(site.place, index) if weight else ()
+            if len(thinners) > 1:
+                return None
+            measured = tuple(pass_[index] for pass_ in site.measured)
+            loop = thinners[0].loop(site.for_model(index, measured=measured)) if thinners else None
+            if thinners and loop is None:
+                return None
+            each.append(loop)
+        return each
 
     def _thinned(self, site: Site, index: int, delta: Tensor) -> Tensor:
         first = 0

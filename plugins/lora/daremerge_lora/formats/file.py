@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 from daremerge_core.errors import ModelFileError
-from daremerge_core.values import Model, Span, TensorMeta
+from daremerge_core.stores.tensors import Stored
+from daremerge_core.values import Model, TensorMeta
 
 from ..modules import Family, Module
 from .peft import COMPONENTS, PeftConfig, read_configs
@@ -135,19 +136,12 @@ class LoraFile:
         return value
 
 
-@runtime_checkable
-class _HasRaw(Protocol):
-    """A model that can give a tensor's stored bytes as they are."""
-
-    def raw(self, key: str, span: Span) -> memoryview: ...
-
-
 _LAYOUTS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 
 def _number(model: Model, meta: TensorMeta) -> float:
     """The value of a tensor of one element; of a file in a usual dtype without torch, which takes long to import."""
-    if isinstance(model, _HasRaw) and meta.dtype in _LAYOUTS:
+    if isinstance(model, Stored) and meta.dtype in _LAYOUTS:
         return float(struct.unpack(_LAYOUTS[meta.dtype], model.raw(meta.key, meta.whole))[0])
     return float(model.read(meta.key).item())
 

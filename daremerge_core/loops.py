@@ -1,0 +1,293 @@
+"""Loops: a component's verb over plain arrays, a block of elements at a time, for where speed pays.
+
+A verb in torch makes an array for every input and every operation. A loop is the same formula over float32 arrays that
+stay in a core's cache, written with NumPy and functions made by :func:`~daremerge_core.compiled.compiled`. It gives the
+same bits as the verb, which stays the reference and runs wherever a loop cannot: on other devices, without numba, in
+float64. Nothing here imports torch, so a merge whose tensors all have loops never waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .rng import accelerated
+from .values import Span
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float32]
+
+__all__ = [
+    "BLOCK",
+    "DTYPES",
+    "Block",
+    "Loop",
+    "Source",
+    "Sources",
+    "Tally",
+    "Thinning",
+    "add_scaled",
+    "as_elements",
+    "available",
+    "compute",
+    "converted",
+    "count",
+    "count_nonfinite",
+    "delta",
+    "deltas",
+    "keep_where",
+    "lerp",
+    "run",
+]
+
+EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000}
+"""The bits of the exponent; a number has all of them only where it is NaN or infinite."""
+DTYPES = frozenset(EXPONENTS)
+"""What loops read and write."""
+BLOCK = 1 << 16
+"""Elements at a time: the arrays of a few models fit into a core's second cache."""
+
+Loop = Callable[["Block"], "Values"]
+"""The result for one block, 1-D: an array of the block's."""
+Thinning = Callable[["Values", "Values", int], None]
+"""``thin(out, delta, start)``: what a sparsifier keeps of a task vector, ``start`` its first element's index."""
+
+
+class Tally(NamedTuple):
+    """A measuring pass that counts, as a loop: ``add(block, counts)``, or ``add(delta, counts)`` of a sparsifier."""
+
+    shape: tuple[int, ...]
+    """Of the counts, int64."""
+    add: Callable[[Any, Any], None]
+
+
+Source = Callable[[Span], "tuple[memoryview, str]"]
+"""The stored bytes of some elements of a model, and their dtype."""
+Sources = Mapping[str, "Source | list[Source] | None"]
+"""By port."""
+
+
+@cache
+def _storage() -> Any:
+    from . import storage_numba
+
+    return storage_numba if storage_numba.possible() else None
+
+
+def available() -> bool:
+    """Whether loops can run here: numba is there and not switched off, and the processor knows 16-bit floats."""
+    return accelerated() and _storage() is not None
+
+
+class Block:
+    """Consecutive elements of one tensor, as a loop sees them.
+
+    ``block["a"]`` is the port's elements, float32 and 1-D; of a port that takes several models ``[models, n]``; None
+    where an optional port is left out. Arrays are the loop's own to overwrite: asked for again, a port is read again.
+    """
+
+    def __init__(self, sources: Sources, span: Span, pool: list[Values]) -> None:
+        """
+        Args:
+            pool: arrays to use again, one thread's own.
+        """
+        self.start = span.start
+        """Index in the tensor of the block's first element."""
+        self.numel = 0
+        self._sources = sources
+        self._span = span
+        self._stored: dict[str, list[_Stored]] = {}
+        self._pool = pool
+        self._used = 0
+
+    def __getitem__(self, port: str) -> Any:
+        source = self._sources[port]
+        if source is None:
+            return None
+        several = source if isinstance(source, list) else [source]
+        if port not in self._stored:
+            self._stored[port] = [_Stored(*one(self._span)) for one in several]
+        rows = self.new(len(several))
+        first = self.start - self._span.start
+        for row, stored in zip(rows, self._stored[port], strict=True):
+            stored.load(row, first)
+        return rows if isinstance(source, list) else rows[0]
+
+    def has(self, port: str) -> bool:
+        """Whether there is a model on a port."""
+        return self._sources.get(port) is not None
+
+    def new(self, rows: int | None = None) -> Values:
+        """An array that nobody uses yet, its content undefined: ``[n]``, or ``[rows, n]``."""
+        import numpy as np
+
+        size = BLOCK * (rows or 1)
+        if self._used == len(self._pool) or self._pool[self._used].size < size:
+            self._pool.insert(self._used, np.empty(size, np.float32))
+        array = self._pool[self._used][: self.numel * (rows or 1)]
+        self._used += 1
+        return array if rows is None else array.reshape(rows, self.numel)
+
+    def move(self, start: int, numel: int) -> None:
+        """Go on to other elements of the span; all arrays given out are free again."""
+        self.start, self.numel, self._used = start, numel, 0
+
+
+class _Stored:
+    """Stored elements of one model, in an array of their bits."""
+
+    def __init__(self, data: memoryview, dtype: str) -> None:
+        self.elements = as_elements(data, dtype)
+        self._dtype = dtype
+
+    def load(self, out: Values, first: int) -> None:
+        """Fill ``out`` with the elements from ``first`` on."""
+        import numpy as np
+
+        elements = self.elements[first : first + out.size]
+        if self._dtype == "F16":
+            _storage().load_half(out, elements)
+        elif self._dtype == "BF16":
+            _storage().load_bfloat(out.view(np.uint32), elements)
+        else:
+            np.copyto(out, elements)
+
+
+def as_elements(data: memoryview, dtype: str) -> NDArray[Any]:
+    """Stored bytes as an array: float32, or the bits of 16-bit floats. An old file's misaligned data are copied."""
+    import numpy as np
+
+    elements = np.frombuffer(data, np.float32 if dtype == "F32" else np.uint16)
+    return elements if elements.flags.aligned and elements.flags.writeable else elements.copy()
+
+
+def run(
+    loop: Callable[[Block], NDArray[Any]], sources: Sources, span: Span, pool: list[Values]
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """What a loop answers for each block of a span, with the block's place in the span."""
+    for block in _blocks(sources, span, pool):
+        with _quiet():
+            values = loop(block)
+        first = block.start - span.start
+        yield slice(first, first + block.numel), values
+
+
+def _blocks(sources: Sources, span: Span, pool: list[Values]) -> Iterator[Block]:
+    block = Block(sources, span, pool)
+    for start in range(span.start, span.stop, BLOCK):
+        block.move(start, min(BLOCK, span.stop - start))
+        yield block
+
+
+def _quiet() -> AbstractContextManager[None]:
+    """Infinities and NaN in a checkpoint are data here, as they are to torch: the engine counts them."""
+    import numpy as np
+
+    return np.errstate(all="ignore")
+
+
+def compute(loop: Loop, sources: Sources, span: Span, dtype: str, pool: list[Values]) -> NDArray[Any]:
+    """A loop's result for a span, rounded to ``dtype``, as :func:`as_elements` would give it.
+
+    Args:
+        pool: arrays to use again, one thread's own.
+    """
+    import numpy as np
+
+    fast = _storage()
+    out = np.empty(span.numel, np.float32 if dtype == "F32" else np.uint16)
+    for place, values in run(loop, sources, span, pool):
+        if dtype == "F16":
+            fast.store_half(out[place], values)
+        elif dtype == "BF16":
+            fast.store_bfloat(out[place], values.view(np.uint32))
+        else:
+            np.copyto(out[place], values)
+    return out
+
+
+def delta(block: Block) -> Values:
+    """:attr:`.Site.delta`: B's task vector, B − base where there is a base, else B − A."""
+    import numpy as np
+
+    origin: Values = block["base"] if block.has("base") else block["a"]
+    b: Values = block["b"]
+    return np.subtract(b, origin, out=b)
+
+
+def deltas(block: Block) -> Values:
+    """:attr:`.Site.deltas` over a base, ``[models, n]``."""
+    models: Values = block["models"]
+    models -= block["base"]
+    return models
+
+
+def converted(data: memoryview, stored: str, wanted: str) -> NDArray[Any]:
+    """Elements stored in one dtype as :func:`as_elements` gives those of another."""
+    if stored == wanted:
+        return as_elements(data, stored)
+    whole = Span(0, as_elements(data, stored).size)
+    return compute(lambda block: block["model"], {"model": lambda _: (data, stored)}, whole, wanted, [])
+
+
+def count(tally: Tally, sources: Sources, span: Span, pool: list[Values]) -> NDArray[np.int64]:
+    """What a tally counts in a span."""
+    import numpy as np
+
+    counts = np.zeros(tally.shape, np.int64)
+    for block in _blocks(sources, span, pool):
+        with _quiet():
+            tally.add(block, counts)
+    return counts
+
+
+def count_nonfinite(data: memoryview, dtype: str) -> int:
+    """How many of the stored elements, of a dtype in :data:`DTYPES`, are NaN or infinite."""
+    import numpy as np
+
+    from . import kernels_numba as fast
+
+    bits = as_elements(data, dtype)
+    return int(fast.count_full(bits.view(np.uint32) if dtype == "F32" else bits, EXPONENTS[dtype]))
+
+
+def keep_where(out: NDArray[Any], selected: NDArray[np.bool_], other: NDArray[Any]) -> None:
+    """Put ``other`` into ``out`` where elements are not selected; both as :func:`as_elements` gives them."""
+    import numpy as np
+
+    np.copyto(out, other, where=~selected)
+
+
+# --- the formulas of :mod:`.kernels` -----------------------------------------------------------------
+
+
+def lerp(block: Block, a: Values, b: Values, t: float) -> Values:
+    """:func:`.kernels.lerp`."""
+    from . import kernels_numba as fast
+
+    if t in (0.0, 1.0):
+        return b if t else a
+    out = block.new()
+    if t < 0.5:
+        fast.lerp_from_a(out, a, b, t)
+    else:
+        fast.lerp_from_b(out, a, b, 1.0 - t)
+    return out
+
+
+def add_scaled(block: Block, a: Values, change: Values, scale: float) -> Values:
+    """:func:`.kernels.add_scaled`."""
+    import numpy as np
+
+    from . import kernels_numba as fast
+
+    if scale == 1.0:
+        return np.add(a, change, out=change)
+    out = block.new()
+    fast.add_scaled(out, a, change, scale)
+    return out
