@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGE", "largest_change", "sample_changes"]
 
 TENSORS = 24
-ELEMENTS = 1 << 15
+ELEMENTS = 1 << 13
 """Of each tensor, from its middle."""
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .compiled import compiled
 
-__all__ = ["load_bfloat", "load_half", "possible", "store_bfloat", "store_half"]
+__all__ = ["load_bfloat", "load_half", "possible", "store_bfloat", "store_half", "subtract_halves"]
 
 _SHIFT = np.uint32(16)
 _ONE = np.uint32(1)
@@ -58,6 +58,13 @@ def load_half(out: Values, stored: Stored) -> None:
     """F16 → float32."""
     for i in range(out.size):
         out[i] = _half_to_float(stored[i])
+
+
+@compiled(types.void(types.float32[::1], types.uint16[::1], types.uint16[::1]))
+def subtract_halves(out: Values, minuend: Stored, subtrahend: Stored) -> None:
+    """The difference of two F16 in float32."""
+    for i in range(out.size):
+        out[i] = _half_to_float(minuend[i]) - _half_to_float(subtrahend[i])
 
 
 @compiled(types.void(types.uint16[::1], types.float32[::1]))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 from ..values import TensorMeta
@@ -97,10 +98,25 @@ class Layout:
         if bare:
             towers = (replace(towers[0], prefixes=("",)), *towers[1:])
         self._towers = [(tower, _routes(tower)) for tower in towers]
-        spots = {key: self._find(key) for key in keys}
-        self._stacks = _survey(spots.values())
-        self._depths = _depths(self._stacks)
-        self._places = {key: self._settle(key, spot) for key, spot in spots.items()}
+        self._keys = tuple(keys)
+
+    # Found when first asked for: of most models only the name of the architecture is.
+
+    @cached_property
+    def _spots(self) -> dict[str, _Spot]:
+        return {key: self._find(key) for key in self._keys}
+
+    @cached_property
+    def _stacks(self) -> dict[_Stack, dict[str, _Spot]]:
+        return _survey(self._spots.values())
+
+    @cached_property
+    def _depths(self) -> dict[tuple[_Stack, str | None], float]:
+        return _depths(self._stacks)
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        return {key: self._settle(key, spot) for key, spot in self._spots.items()}
 
     def place(self, key: str) -> Place:
         """Where ``key`` lies. Any name has a place; in a block that the model does not hold it has no depth."""

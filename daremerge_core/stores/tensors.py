@@ -56,5 +56,5 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     import torch
 
     if not tensor.numel():
-        return memoryview(b"")  # an empty array of NumPy's has strides that view() refuses
+        return memoryview(bytearray())  # an empty array of NumPy's has strides that view() refuses
     return tensor.detach().view(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,8 @@
-"""Sending a file to the disk while it is still being written, so that its end need not wait for all of it."""
+"""Sending a file to the disk while it is still being written, so that its end need not wait for all of it.
+
+What is on the disk leaves the system's page cache at once: its pages serve for what is written next, and the inputs,
+which the next merge reads again, stay.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from threading import Condition, Thread
 __all__ = ["WriteBehind"]
 
 _STEP = 128 << 20
-"""Bytes written before the next are sent."""
+"""Bytes written before they are sent."""
 
 
 class WriteBehind:
@@ -51,6 +55,8 @@ class WriteBehind:
         try:
             while self._next():
                 os.fdatasync(self._fd)
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             self._error = error
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Condition
+from threading import Condition, Lock
 from typing import TYPE_CHECKING
 
 from .. import dtypes
@@ -59,6 +59,7 @@ class SafetensorsWriter:
         self._missing = {meta.key: meta.numel for meta in self._tensors.values()}
         self._idle = Condition()  # guards _missing and the two below; notified when a write ends
         self._under_way: set[object] = set()
+        self._writing = Lock()
         self._open = True
         self._described = False
         self._digest: FollowingDigest | None = None
@@ -131,14 +132,15 @@ class SafetensorsWriter:
 
     def _write_at(self, data: memoryview, offset: int) -> None:
         fd = self._partial.fd
-        while data:  # the system may take less than it is given
-            if hasattr(os, "pwrite"):
-                count = os.pwrite(fd, data, offset)
-            else:  # Windows: no positioned write, so one at a time
-                with self._idle:
+        # One at a time: the system lets only one thread write to a file, and keeps a core busy waiting for it.
+        with self._writing:
+            while data:  # the system may take less than it is given
+                if hasattr(os, "pwrite"):
+                    count = os.pwrite(fd, data, offset)
+                else:  # Windows has no positioned write
                     os.lseek(fd, offset, os.SEEK_SET)
                     count = os.write(fd, data)
-            data, offset = data[count:], offset + count
+                data, offset = data[count:], offset + count
 
     def commit(self) -> list[Path]:
         """See :meth:`Sink.commit`. Raises ``RuntimeError`` when a tensor is incomplete. Aborts whenever it raises."""
