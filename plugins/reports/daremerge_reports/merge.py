@@ -253,7 +253,7 @@ class _History:
         said = _provenance(plan.written)
         known = said.get("inputs") or {}
         inputs: list[dict[str, str | None]] = [
-            {"name": one.name, "path": one.named_path, "identity": _identity(known.get(one.name))}
+            {"name": one.name, "path": one.named_path, "identity": _said_identity(known.get(one.name))}
             for one in plan.inputs
         ]
         if plan.written is None:
@@ -313,7 +313,7 @@ def _provenance(written: Model | None) -> dict[str, Any]:
     return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
 
-def _identity(said: Any) -> str | None:
+def _said_identity(said: Any) -> str | None:
     found = said.get("identity") if isinstance(said, dict) else None
     return found if isinstance(found, str) else None
 
