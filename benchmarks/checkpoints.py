@@ -6,20 +6,24 @@ downloaded. Each file is streamed: a few megabytes of memory, whatever its size.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from daremerge_core.dtypes import FLOATS, torch_dtype
+from daremerge_core.dtypes import FLOATS, nbytes, torch_dtype
+from daremerge_core.stores.header import encode_header, in_file_order
 from daremerge_core.stores.writer import SafetensorsWriter
 from daremerge_core.testing import layouts, tiny
 from daremerge_core.values import TensorMeta
 
 LAYOUTS = ("sd15", "sdxl", "tiny")
 """Checkpoints that can be made: 2.1 GB, 6.9 GB and a few kilobytes a file, in fp16."""
+FOLDER = "folder"
+"""One more: a language model of 20 GB in bf16, in a folder of four files. All its weights are zero and take no room on
+the disk, so reading them shows the system at its fastest."""
 
 CHUNK = 1 << 22
 """Elements made at a time."""
@@ -27,16 +31,9 @@ WEIGHT, DELTA = 0.03, 0.002
 """Standard deviation of the base's weights, and of how far a fine-tune moved them."""
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """The files of one layout."""
-
-    base: Path
-    a: Path
-    b: Path
-
-    def __getitem__(self, name: str) -> Path:
-        return {"base": self.base, "a": self.a, "b": self.b}[name]
+Checkpoints = Mapping[str, Path]
+"""Where the models of one layout lie: ``base``, ``a`` and ``b``."""
+NAMES = ("base", "a", "b")
 
 
 def tensors_of(layout: str) -> dict[str, TensorMeta]:
@@ -55,11 +52,45 @@ def tensors_of(layout: str) -> dict[str, TensorMeta]:
 def checkpoints(layout: str, data: Path) -> Checkpoints:
     """The checkpoints of a layout in ``data/<layout>``, made if they are not there yet."""
     folder = data / layout
-    files = Checkpoints(*(folder / f"{name}.safetensors" for name in ("base", "a", "b")))
-    if not all(path.exists() for path in (files.base, files.a, files.b)):
+    ending = "" if layout == FOLDER else ".safetensors"
+    files = {name: folder / f"{name}{ending}" for name in NAMES}
+    if not all(path.exists() for path in files.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        generate(tensors_of(layout), files)
+        if layout == FOLDER:
+            for path in files.values():
+                sparse_folder(path)
+        else:
+            generate(tensors_of(layout), files)
     return files
+
+
+def sparse_folder(folder: Path, *, layers: int = 48, shards: int = 4) -> None:
+    """A sharded folder of a Llama-like model: headers and an index, and files that are long enough but empty."""
+    embedding = [TensorMeta(f"{key}.weight", "BF16", (32000, 4096)) for key in ("model.embed_tokens", "lm_head")]
+    metas = [*embedding, *(meta for layer in range(layers) for meta in _decoder_layer(f"model.layers.{layer}"))]
+    share = -(-len(metas) // shards)
+    folder.mkdir(parents=True)
+    weight_map = {}
+    for number in range(shards):
+        path = folder / f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        held = metas[number * share : (number + 1) * share]
+        header = encode_header(in_file_order(held), {"format": "pt"})
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + sum(nbytes(meta.dtype, meta.numel) for meta in held))
+        weight_map |= {meta.key: path.name for meta in held}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _decoder_layer(prefix: str, hidden: int = 4096, inner: int = 11008) -> list[TensorMeta]:
+    shapes: dict[str, tuple[int, ...]] = {
+        **{f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"},
+        **{f"mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")},
+        "mlp.down_proj": (hidden, inner),
+        **{f"{name}_layernorm": (hidden,) for name in ("input", "post_attention")},
+    }
+    return [TensorMeta(f"{prefix}.{name}.weight", "BF16", shape) for name, shape in shapes.items()]
 
 
 def generate(tensors: Mapping[str, TensorMeta], files: Checkpoints, *, seed: int = 0) -> None:
@@ -78,7 +109,7 @@ def generate(tensors: Mapping[str, TensorMeta], files: Checkpoints, *, seed: int
     with ExitStack() as stack:
         sinks = [
             stack.enter_context(SafetensorsWriter(path, list(tensors.values()), {"format": "pt"}, overwrite=True))
-            for path in (files.base, files.a, files.b)
+            for path in (files[name] for name in NAMES)
         ]
         for meta in tensors.values():
             dtype = torch_dtype(meta.dtype)

@@ -1,14 +1,15 @@
-"""What is measured: one row a job. Add a method, or another tool, by adding a row to :data:`JOBS`."""
+"""What is measured: one row a job. Add a method by adding a row to :data:`JOBS`, another tool in ``peers.py``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from checkpoints import Checkpoints
+from measure import measure
 
 DAREMERGE = (sys.executable, "-m", "daremerge_core.cli")
 RUN = ("-o", "{out}", "--threads", "{threads}", "--memory", "{memory}", "--overwrite", "--quiet")
@@ -20,34 +21,54 @@ class Job:
 
     name: str
     inputs: tuple[str, ...]
-    """Which of ``base``, ``a`` and ``b`` it reads; its floor reads the same."""
+    """Which of the checkpoints it reads, such as ``base``, ``a`` and ``b``; its floor reads the same."""
     command: tuple[str, ...]
-    """Words, in which ``{base}``, ``{a}``, ``{b}``, ``{out}``, ``{threads}`` and ``{memory}`` are filled in; so are
-    ``{mask}``, ``{gradient}`` and ``{lora}``, for what the commands before it made."""
+    """Words, in which the names of checkpoints, ``{out}``, ``{threads}`` and ``{memory}`` are filled in; so are
+    ``{mask}``, ``{gradient}`` and ``{lora}``, for what the commands before it made, and the names of ``texts``."""
     before: tuple[tuple[str, ...], ...] = ()
     """Commands that make what it needs, once and unmeasured."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Files that it needs: their text, filled in as the words are but with paths alone."""
     ending: str = ".safetensors"
-    """Of what it writes."""
+    """Of what it writes; empty for a folder."""
     writes_model: bool = True
     """Whether it writes a file of a model's size; the floor of one that does not only reads."""
+    tool: str = "daremerge"
 
     def output(self, scratch: Path) -> Path:
         """Where it writes."""
         return scratch / f"merged{self.ending}"
 
+    def into_folder(self) -> Job:
+        """The same, of sharded folders."""
+        return replace(self, ending="")
+
     def argv(self, files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
-        return _filled(self.command, files, out, threads=threads, memory=memory)
+        return [_filled(word, files, out, threads=threads, memory=memory) for word in self.command]
 
     def preparations(self, files: Checkpoints, out: Path) -> list[list[str]]:
-        return [_filled(command, files, out, threads=0, memory="1GiB") for command in self.before]
+        return [[_filled(word, files, out, threads=0, memory="1GiB") for word in command] for command in self.before]
 
 
-def _filled(command: Sequence[str], files: Checkpoints, out: Path, *, threads: int, memory: str) -> list[str]:
-    """``{mask}``, ``{gradient}`` and ``{lora}`` lie beside the output."""
-    names = {"mask": "mask.safetensors", "gradient": "gradient.json", "lora": "lora.safetensors"}
-    made = {name: out.with_name(file) for name, file in names.items()}
-    values = {"base": files.base, "a": files.a, "b": files.b, "out": out, "threads": threads, "memory": memory}
-    return [word.format(**values, **made) for word in command]
+MADE = {"mask": "mask.safetensors", "gradient": "gradient.json", "lora": "lora.safetensors", "config": "config.yaml"}
+"""What lies beside the output."""
+
+
+def _filled(word: str, files: Checkpoints, out: Path, **values: Any) -> str:
+    # Not str.format: a text may hold braces of its own.
+    known = {**files, "out": out, **{name: out.with_name(file) for name, file in MADE.items()}, **values}
+    for name, value in known.items():
+        word = word.replace(f"{{{name}}}", str(value))
+    return word
+
+
+def prepare(job: Job, files: Checkpoints, scratch: Path) -> None:
+    """Make what a job needs beside its inputs."""
+    out = job.output(scratch)
+    for name, text in job.texts.items():
+        out.with_name(MADE[name]).write_text(_filled(text, files, out), encoding="utf-8")
+    for command in job.preparations(files, out):
+        measure(command)
 
 
 TUNED = ("{a}", "{b}", "--base", "{base}")
@@ -97,8 +118,15 @@ STARTUP: dict[str, Sequence[str]] = {
 
 
 def floor(job: Job, files: Checkpoints, out: Path) -> list[str]:
-    """What any tool must do at least: read the job's inputs and, if it makes a model, write a file of that size."""
-    inputs = [str(files[name]) for name in job.inputs]
+    """What any tool must do at least: read the job's inputs and, if it makes a model, write files of that size."""
+    each = [[str(part) for part in parts(files[name])] for name in job.inputs]
+    every = [part for one in each for part in one]
     if not job.writes_model:
-        return ["sh", "-c", 'out="$1"; shift; cat "$@" > /dev/null', "sh", str(out), *inputs]
-    return ["sh", "-c", 'out="$1"; shift; cat "$@" > /dev/null && cp "$1" "$out"', "sh", str(out), *inputs]
+        return ["sh", "-c", 'cat "$@" > /dev/null', "sh", *every]
+    copied = " ".join(f'"${{{number}}}"' for number in range(1, len(each[0]) + 1))
+    return ["sh", "-c", f'out="$0"; cat "$@" > /dev/null && cat {copied} > "$out"', str(out), *every]
+
+
+def parts(model: Path) -> list[Path]:
+    """The files that a model is in."""
+    return sorted(model.glob("*.safetensors")) if model.is_dir() else [model]

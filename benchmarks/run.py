@@ -1,7 +1,10 @@
 """Measure daremerge against the floor, or check that nothing but recipe and inputs decides the bytes.
 
-    python benchmarks/run.py            # time and memory
-    python benchmarks/run.py --check    # the same bytes for any threads, memory, hash seed and kernels
+    python benchmarks/run.py                              # time and memory
+    python benchmarks/run.py --cold                       # with inputs that are not in memory
+    python benchmarks/run.py --scaling                    # more threads, more models, larger files
+    python benchmarks/run.py --peers peers/bin/python     # other tools too, as peers.py tells
+    python benchmarks/run.py --check                      # the same bytes for any threads, memory, hash seed, kernels
 
 README.md beside this file says how to read the tables.
 """
@@ -9,25 +12,25 @@ README.md beside this file says how to read the tables.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import scaling
+import tables
 from checkpoints import LAYOUTS, Checkpoints, checkpoints
-from jobs import JOBS, STARTUP, Job, floor
+from checks import VARIANTS, check, check_table
+from jobs import JOBS, STARTUP, Job, floor, parts, prepare
+from machine import facts
 from measure import CommandFailed, Measurement, measure
-
-from daremerge_core.sizes import format_size
-from daremerge_core.stores import sha256_file
+from peers import installed
 
 HERE = Path(__file__).parent
 STARTUP_RUNS = 5
@@ -35,14 +38,13 @@ PAUSE = 4.0
 """Seconds before each measurement."""
 
 
-# --- time and memory -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Result:
     """The rounds of one job: what it took, and what its floor took in the same round."""
 
-    job: Job
+    name: str
+    tool: str
+    inputs: tuple[str, ...]
     nbytes: int
     """Read and written by one run."""
     runs: list[Measurement]
@@ -53,41 +55,48 @@ class Result:
         """Median over the rounds of the job's time by its floor's."""
         return median(run.wall / least.wall for run, least in zip(self.runs, self.floors, strict=True))
 
+    def report(self) -> dict[str, Any]:
+        return asdict(self) | {"ratio": self.ratio}
 
-def bench(
-    jobs: Sequence[Job], files: Checkpoints, scratch: Path, *, rounds: int, threads: int, memory: str, warm_up: bool
-) -> list[Result]:
-    """Run floor and job of each row in turn, round by round, so that a slow minute of the machine hits all alike.
 
-    The warm-up round is not counted: it brings the inputs into the page cache and compiles what is compiled once.
-    """
-    results: list[Result] = []
-    for job in jobs:
-        read = sum(files[name].stat().st_size for name in job.inputs)
-        written = files[job.inputs[0]].stat().st_size if job.writes_model else 0
-        results.append(Result(job, read + written, [], []))
-    first = -1 if warm_up else 0
-    for job in jobs:
-        _prepare(job, files, job.output(scratch))
-    for number in range(first, rounds):
-        for result in results:
-            out = result.job.output(scratch)
-            least = _timed(floor(result.job, files, out), out)
-            run = _timed(result.job.argv(files, out, threads=threads, memory=memory), out)
-            label = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
-            print(f"{label}: {result.job.name} {run.wall:.1f} s, its floor {least.wall:.1f} s", file=sys.stderr)
+@dataclass(frozen=True)
+class Conditions:
+    """How jobs are run."""
+
+    rounds: int
+    threads: int
+    memory: str
+    cold: bool = False
+    """Whether the system forgets the inputs before each run."""
+    warm_up: bool = True
+    """Whether there is a round that is not counted: it brings the inputs into the page cache, and compiles."""
+
+
+def bench(jobs: Sequence[Job], files: Checkpoints, scratch: Path, how: Conditions) -> list[Result]:
+    """Run floor and job of each row in turn, round by round, so that a slow minute of the machine hits all alike."""
+    results = [Result(job.name, job.tool, job.inputs, _moved(job, files), [], []) for job in jobs]
+    for number in range(-1 if how.warm_up else 0, how.rounds):
+        for job, result in zip(jobs, results, strict=True):
+            out = job.output(scratch)
+            if number == (-1 if how.warm_up else 0) or job.texts:  # jobs may share the names of what they need
+                prepare(job, files, scratch)
+            inputs = [part for name in job.inputs for part in parts(files[name])] if how.cold else []
+            least = _timed(floor(job, files, scratch / "copy"), scratch / "copy", inputs)
+            run = _timed(job.argv(files, out, threads=how.threads, memory=how.memory), out, inputs)
+            label = f"round {number + 1} of {how.rounds}" if number >= 0 else "warm-up"
+            print(f"{label}: {job.tool} {job.name} {run.wall:.1f} s, its floor {least.wall:.1f} s", file=sys.stderr)
             if number >= 0:
                 result.runs.append(run)
                 result.floors.append(least)
     return results
 
 
-def _prepare(job: Job, files: Checkpoints, out: Path) -> None:
-    for command in job.preparations(files, out):
-        measure(command)
+def _moved(job: Job, files: Checkpoints) -> int:
+    sizes = [sum(part.stat().st_size for part in parts(files[name])) for name in job.inputs]
+    return sum(sizes) + (sizes[0] if job.writes_model else 0)
 
 
-def _timed(command: Sequence[str], out: Path) -> Measurement:
+def _timed(command: Sequence[str], out: Path, forgotten: Iterable[Path]) -> Measurement:
     """Measure a command and remove what it wrote; what earlier runs wrote is on the disk before the clock starts.
 
     A virtual machine hands memory that was freed back to its host within seconds, and touching it again is slow. After
@@ -95,35 +104,14 @@ def _timed(command: Sequence[str], out: Path) -> Measurement:
     """
     if hasattr(os, "sync"):
         os.sync()
+    for path in forgotten:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     time.sleep(PAUSE)
     try:
         return measure(command)
     finally:
-        out.unlink(missing_ok=True)
-
-
-def time_table(results: Sequence[Result]) -> str:
-    """Markdown, medians over the rounds."""
-    rows: list[Sequence[str]] = [("job", "wall s", "× floor", "CPU s", "GB/s", "anonymous", "resident")]
-    for result in results:
-        copies = ", copy one" if result.job.writes_model else ""
-        least = f"floor: read {' + '.join(result.job.inputs)}{copies}"
-        rows.append((least, *_times(result.floors, 1.0, result.nbytes), "", ""))
-        memory = [_peak([run.anonymous for run in result.runs]), _peak([run.resident for run in result.runs])]
-        rows.append((result.job.name, *_times(result.runs, result.ratio, result.nbytes), *memory))
-    return markdown(rows)
-
-
-def _times(runs: Sequence[Measurement], ratio: float, nbytes: int) -> tuple[str, str, str, str]:
-    wall = median(run.wall for run in runs)
-    cpu = [run.cpu for run in runs if run.cpu is not None]
-    return f"{wall:.2f}", f"{ratio:.2f}", f"{median(cpu):.1f}" if cpu else "n/a", f"{nbytes / wall / 1e9:.2f}"
-
-
-def _peak(sizes: Sequence[int | None]) -> str:
-    """The largest of the rounds: a peak is a worst case."""
-    known = [size for size in sizes if size is not None]
-    return format_size(max(known)) if known else "n/a"
+        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
 
 def startup(runs: int) -> dict[str, float]:
@@ -135,158 +123,91 @@ def startup(runs: int) -> dict[str, float]:
     return {name: median(times) for name, times in found.items()}
 
 
-# --- the same bytes ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to run that may not change a byte."""
-
-    name: str
-    threads: int = 2
-    memory: str = "1GiB"
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-VARIANTS: tuple[Variant, ...] = (
-    Variant("2 threads, 1 GiB"),
-    Variant("again"),
-    Variant("1 thread", threads=1),
-    Variant("4 threads", threads=4),
-    Variant("256 MiB", memory="256MiB"),
-    Variant("4 GiB", memory="4GiB"),
-    Variant("PYTHONHASHSEED=1", env={"PYTHONHASHSEED": "1"}),
-    Variant("PYTHONHASHSEED=2", env={"PYTHONHASHSEED": "2"}),
-    Variant("DAREMERGE_FAST=0 (no numba)", env={"DAREMERGE_FAST": "0"}),
-)
-"""The first is what the others are compared with."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One job run one way: ``problem`` is empty where it gave the bytes of the first variant."""
-
-    job: str
-    variant: str
-    sha256: str
-    problem: str = ""
-
-
-def check(jobs: Sequence[Job], files: Checkpoints, scratch: Path, variants: Sequence[Variant]) -> list[Check]:
-    """Run every job every way. All write to the same path in turn, so that nothing but the way differs."""
-    found: list[Check] = []
-    for job in jobs:
-        _prepare(job, files, job.output(scratch))
-        expected = ""
-        for variant in variants:
-            one = _checked(job, variant, files, job.output(scratch), expected)
-            expected = expected or one.sha256
-            found.append(one)
+def scale(series: Sequence[str], data: Path, scratch: Path, layout: str, how: Conditions) -> dict[str, Any]:
+    """The points of each series, measured one after the other."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in series}
+    for point in scaling.points(series, data, layout):
+        at = Conditions(how.rounds, point.threads or how.threads, how.memory, how.cold, how.warm_up)
+        print(f"{point.series}: {point.at}", file=sys.stderr)
+        [result] = bench([point.job], point.files, scratch, at)
+        found[point.series].append({"at": point.at} | result.report())
     return found
 
 
-def _checked(job: Job, variant: Variant, files: Checkpoints, out: Path, expected: str) -> Check:
-    try:
-        measure(job.argv(files, out, threads=variant.threads, memory=variant.memory), env=variant.env)
-        found = sha256_file(out)
-    except (CommandFailed, OSError) as error:
-        return Check(job.name, variant.name, "", str(error).strip().splitlines()[-1])
-    finally:
-        out.unlink(missing_ok=True)
-    return Check(job.name, variant.name, found, "other bytes" if expected not in ("", found) else "")
-
-
-def check_table(checks: Sequence[Check]) -> str:
-    """Markdown."""
-    rows = [("job", "run with", "sha256", "")]
-    rows += [(one.job, one.variant, one.sha256[:16], f"FAIL: {one.problem}" if one.problem else "ok") for one in checks]
-    return markdown(rows)
-
-
-# --- the report ----------------------------------------------------------------------------------------
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head, padded to be read as plain text too."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
-    installed = {one.name: one.version for one in importlib.metadata.distributions()}
-    names = ("daremerge-core", "torch", "numba", "numpy")
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: installed.get(name, "missing") for name in names},
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure or check, print the tables, write the JSON; 1 when a check failed."""
+def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Job]]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare bytes instead of measuring")
+    parser.add_argument("--scaling", nargs="*", choices=scaling.SERIES, help="measure series instead (all of them)")
     parser.add_argument("--layout", choices=LAYOUTS, default="sd15", help="shape of the checkpoints (%(default)s)")
     parser.add_argument("--sdxl", action="store_const", dest="layout", const="sdxl", help="the same as --layout sdxl")
     parser.add_argument("--methods", metavar="NAME,NAME", help=f"of {', '.join(job.name for job in JOBS)} (all)")
+    parser.add_argument("--peers", metavar="PYTHON", help="measure the other tools that this Python has, too")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="worker threads when measuring (one a core)")
     parser.add_argument("--memory", default="1GiB", help="memory budget when measuring (%(default)s)")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="where checkpoints are made and kept")
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="where the JSON goes")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="where the JSON and the picture go")
+    parser.add_argument("--name", help="of the JSON and the picture (what was measured, and when)")
+    parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before each run")
     parser.add_argument("--no-warm-up", action="store_true", help="count the first round too")
     options = parser.parse_args(argv)
-    names = options.methods.split(",") if options.methods else [job.name for job in JOBS]
-    unknown = sorted(set(names) - {job.name for job in JOBS})
+    names = options.methods.split(",") if options.methods is not None else [job.name for job in JOBS]
+    unknown = sorted(set(names) - {"", *(job.name for job in JOBS)})
     if unknown:
         parser.error(f"--methods: there is no {unknown[0]!r}; choose from {', '.join(job.name for job in JOBS)}")
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    jobs = [job for job in JOBS if job.name in names]
+    if options.cold and not hasattr(os, "posix_fadvise"):
+        parser.error("--cold: this system cannot be told to forget a file")
+    return options, [job for job in JOBS if job.name in names]
 
-    files = checkpoints(options.layout, options.data)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure or check, print the tables, write the JSON; 1 when a check failed."""
+    options, jobs = _options(argv)
     scratch = options.data / "scratch"
-    scratch.mkdir(exist_ok=True)
-    report: dict[str, Any] = {"layout": options.layout, "machine": machine()}
-    failed = False
+    scratch.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {
+        "layout": options.layout,
+        "day": time.strftime("%Y-%m-%d"),
+        "machine": facts(options.data),
+        "threads": options.threads,
+        "memory": options.memory,
+        "cold": options.cold,
+    }
+    how = Conditions(options.rounds, options.threads, options.memory, options.cold, not options.no_warm_up)
+    failed, shown = False, []
     try:
         if options.check:
-            checks = check(jobs, files, scratch, VARIANTS)
+            kind = "check"
+            checks = check(jobs, checkpoints(options.layout, options.data), scratch, VARIANTS)
             failed = any(one.problem for one in checks)
             report["checks"] = [asdict(one) for one in checks]
-            print(check_table(checks))
+            shown = [check_table(checks)]
+        elif options.scaling is not None:
+            kind = "scaling"
+            series = options.scaling or scaling.SERIES
+            report["scaling"] = scale(series, options.data, scratch, options.layout, how)
+            shown = [tables.scaling_table(report, name) for name in series]
         else:
-            results = bench(
-                jobs,
-                files,
-                scratch,
-                rounds=options.rounds,
-                threads=options.threads,
-                memory=options.memory,
-                warm_up=not options.no_warm_up,
-            )
-            times = startup(STARTUP_RUNS)
-            report |= {"threads": options.threads, "memory": options.memory, "startup": times}
-            report["results"] = [asdict(result) | {"ratio": result.ratio} for result in results]
-            print(time_table(results))
-            print()
-            print(markdown([("start-up", "s"), *((name, f"{seconds:.2f}") for name, seconds in times.items())]))
+            kind = "cold" if options.cold else "time"
+            files = checkpoints(options.layout, options.data)
+            results = bench([*jobs, *(installed(options.peers) if options.peers else ())], files, scratch, how)
+            report["results"] = [result.report() for result in results]
+            report["startup"] = startup(STARTUP_RUNS)
+            shown = [tables.time_table(report), tables.startup_table(report)]
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(scratch)
+    print("\n\n".join([*shown, tables.machine_table(report)]))
     options.out.mkdir(parents=True, exist_ok=True)
-    kind = "check" if options.check else "time"
-    path = options.out / f"{kind}-{options.layout}-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    path = options.out / f"{options.name or f'{kind}-{options.layout}-' + time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\n{path}", file=sys.stderr)
+    if "results" in report:
+        tables.draw(report, path.with_suffix(".png"))
     return 1 if failed else 0
 
 
