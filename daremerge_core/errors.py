@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_LONGEST_WORD = 200
+
+
 class DaremergeError(Exception):
     """Something the user can mend. ``hint`` is the next step, printed on its own line."""
 
@@ -82,6 +85,8 @@ class Interrupted(DaremergeError):
 
 
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
-    """``' Did you mean x, y?'`` for the known words most like ``word``, or an empty string."""
+    """``' Did you mean x, y?'`` for the known words most like ``word``, or an empty string; so for what is no word."""
+    if len(word) > _LONGEST_WORD:  # comparing takes time that grows with the square
+        return ""
     close = difflib.get_close_matches(word, sorted(set(known)), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(close)}?" if close else ""

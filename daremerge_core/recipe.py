@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .catalog import Catalog
 from .components import Component, Port, ValueKind, ports
 from .dtypes import SPELLINGS
-from .errors import CatalogError, RecipeError, nearest
+from .errors import CatalogError, ModelFileError, RecipeError, nearest
+from .printable import printable, shortened
+from .strict_yaml import MAX_BYTES, parse_yaml
 
 __all__ = [
     "Graph",
@@ -35,6 +37,10 @@ __all__ = [
     "references",
     "resolve",
 ]
+
+_MAX_JSON = 64 << 20  # bytes
+_MOST_PROBLEMS = 20
+_LONGEST = 100  # characters of a name shown in full
 
 METADATA_KEY = "daremerge"
 """Where a merged file's metadata holds its provenance: recipe, inputs with identities, versions."""
@@ -100,18 +106,29 @@ def load_recipe(path: Path, catalog: Catalog | None = None) -> Recipe:
     if holds_tensors(path):
         provenance = read_provenance(path)
         return parse_recipe(provenance["recipe"], source=f"the recipe inside {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
-    data = parse_yaml(text, source=str(path))
+    data = _read(path)
     if isinstance(data, dict) and data.get("daremerge") == "gradient":
-        return parse_recipe((data.get("made_by") or {}).get("recipe"), source=f"the recipe inside {path}")
+        made_by = data.get("made_by")
+        recipe = made_by.get("recipe") if isinstance(made_by, dict) else None
+        return parse_recipe(recipe, source=f"the recipe inside {path}")
     if catalog is not None and isinstance(data, dict) and "output" not in data:
         data = catalog.hook.daremerge_recipe(data=data, source=str(path)) or data
     return parse_recipe(data, source=str(path))
+
+
+def _read(path: Path) -> Any:
+    """The plain data in a YAML or JSON file. JSON may be long: gradients are, and hold recipes."""
+    from .stores import strict_json
+    from .stores.files import read_text
+
+    is_json = path.suffix.lower() == ".json"
+    try:
+        text = read_text(path, _MAX_JSON if is_json else MAX_BYTES, what="a recipe")
+        return strict_json.loads(text) if is_json else parse_yaml(text, source=str(path))
+    except ModelFileError as error:
+        raise RecipeError(error.message, hint=error.hint) from None
+    except strict_json.JsonError as error:
+        raise RecipeError(f"{path}: not valid JSON: {error}") from None
 
 
 def holds_tensors(path: Path) -> bool:
@@ -127,7 +144,7 @@ def recipe_folders(path: Path) -> list[Path]:
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a merged file says of its making. Raises RecipeError when it says nothing."""
-    from .stores import open_model
+    from .stores import open_model, strict_json
 
     model = open_model(path)
     try:
@@ -137,53 +154,16 @@ def read_provenance(path: Path) -> dict[str, Any]:
     if text is None:
         raise RecipeError(f"{path} holds no recipe", hint="Only files that daremerge wrote carry one.")
     try:
-        found = json.loads(text)
-        if not (isinstance(found, dict) and isinstance(found["recipe"], dict) and isinstance(found["inputs"], dict)):
+        found: dict[str, Any] = strict_json.loads(text)
+        if not (isinstance(found["recipe"], dict) and all(map(_is_input, found["inputs"].values()))):
             raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RecipeError(f"{path}: the recipe in its metadata is damaged") from None
     return found
 
 
-def parse_yaml(text: str, *, source: str) -> Any:
-    """YAML (and so JSON) without tags, aliases' bombs or duplicate keys."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # in Python, since the C one cannot be told to refuse aliases
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-                raise RecipeError(
-                    f"{source}, line {mark.line + 1}: YAML aliases (*name) are not allowed in a recipe",
-                    hint="Give the shared thing a step of its own and name it.",
-                )
-            return super().compose_node(parent, index)
-
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = loader.construct_object(key_node)
-            if not isinstance(key, (str, int, float, bool)):
-                raise RecipeError(f"{source}, line {key_node.start_mark.line + 1}: a key must be a word")
-            if key in seen:
-                raise RecipeError(f"{source}, line {key_node.start_mark.line + 1}: {key!r} is given twice")
-            seen.add(key)
-        return {
-            str(key): value
-            for key, value in yaml.constructor.SafeConstructor.construct_mapping(loader, node, True).items()
-        }
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except RecursionError:
-        raise RecipeError(f"{source}: nested too deeply") from None
-    except ValueError as error:
-        raise RecipeError(f"{source}: not a valid value: {error}") from None
+def _is_input(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("identity"), str)
 
 
 def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -382,8 +362,10 @@ def _reachable(edges: Mapping[str, list[str]], start: str) -> set[str]:
 def _explain(error: ValidationError, where: str, cls: type[BaseModel]) -> str:
     """One line per wrong field: where, what is wrong, what was given, the nearest valid word."""
     lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        path = ".".join([where, *(str(part) for part in problem["loc"] if not str(part).startswith("function-"))])
+    problems = error.errors(include_url=False)
+    for problem in problems[:_MOST_PROBLEMS]:
+        parts = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+        path = ".".join([where, *(printable(part) if len(part) <= _LONGEST else shortened(part) for part in parts)])
         given = problem.get("input")
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -392,8 +374,10 @@ def _explain(error: ValidationError, where: str, cls: type[BaseModel]) -> str:
         elif problem["type"] == "missing":
             message = "is required"
         elif isinstance(given, (str, int, float, bool)) or given is None:
-            message = f"{message} (given: {given!r})"
+            message = f"{message} (given: {shortened(given)})"
         lines.append(f"{path}: {message}")
+    if len(problems) > _MOST_PROBLEMS:
+        lines.append(f"{where}: and {len(problems) - _MOST_PROBLEMS} more problems")
     return "\n".join(dict.fromkeys(lines))
 
 

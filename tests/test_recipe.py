@@ -8,7 +8,8 @@ import pytest
 
 from daremerge_core import discover
 from daremerge_core.errors import RecipeError
-from daremerge_core.recipe import apply_settings, load_recipe, parse_recipe, parse_yaml, resolve
+from daremerge_core.recipe import apply_settings, load_recipe, parse_recipe, resolve
+from daremerge_core.strict_yaml import parse_yaml
 
 GOOD: dict[str, Any] = {
     "models": {"a": "a.safetensors", "b": "b.safetensors", "base": "base.safetensors"},

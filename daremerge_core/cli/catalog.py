@@ -8,7 +8,8 @@ import click
 
 from ..catalog import discover
 from ..components import KINDS
-from .show import printable, table
+from ..printable import printable
+from .show import table
 
 __all__ = ["methods_command", "plugins_command"]
 

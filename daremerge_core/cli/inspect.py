@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,12 +13,13 @@ import click
 from ..catalog import discover
 from ..decisions import detect_layout
 from ..dtypes import nbytes
+from ..printable import json_text, printable
 from ..recipe import METADATA_KEY, read_provenance
 from ..sizes import format_size
 from ..stores import BitMask, GradientFile, open_model
 from ..stores.mask_file import MASK_METADATA
 from ..values import Model
-from .show import printable, show_gradient, show_mask, table
+from .show import show_gradient, show_mask, table
 
 __all__ = ["inspect_command"]
 
@@ -49,7 +49,7 @@ def inspect_command(file: Path, keys: bool, as_json: bool) -> None:
     finally:
         model.close()
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        click.echo(json_text(facts))
     else:
         _show(facts)
 
@@ -58,7 +58,7 @@ def _inspect_gradient(file: Path, *, as_json: bool) -> None:
     gradient = GradientFile(file)
     if as_json:
         ratios = {key: gradient.ratio(key) for key in gradient.keys()}
-        click.echo(json.dumps({"file": str(file), "made_by": dict(gradient.made_by), "ratios": ratios}, indent=2))
+        click.echo(json_text({"file": str(file), "made_by": gradient.made_by, "ratios": ratios}))
         return
     click.echo(f"{printable(str(file))}: a gradient")
     show_gradient(gradient, indent="  ")
@@ -68,7 +68,7 @@ def _inspect_gradient(file: Path, *, as_json: bool) -> None:
 def _inspect_mask(file: Path, mask: BitMask, *, keys: bool, as_json: bool) -> None:
     if as_json:
         tensors = {key: {"shape": mask.shape(key), "selected": mask.count(key)} for key in mask.keys()}
-        click.echo(json.dumps({"file": str(file), "tensors": tensors, "metadata": dict(mask.metadata)}, indent=2))
+        click.echo(json_text({"file": str(file), "tensors": tensors, "metadata": mask.metadata}))
         return
     click.echo(f"{printable(str(file))}: a mask")
     show_mask(mask, indent="  ", keys=keys)

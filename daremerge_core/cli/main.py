@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import DaremergeError, Interrupted
+from ..printable import printable_lines
 from ..version import __version__
 
 __all__ = ["Lazy", "main", "make_cli"]
@@ -35,10 +36,10 @@ COMMANDS = {
 
 
 class Shown(click.ClickException):
-    """A DaremergeError as click shows it: message, hint, exit code; no traceback."""
+    """A DaremergeError as click shows it: message, hint, exit code; no traceback, nothing that drives a terminal."""
 
     def __init__(self, error: DaremergeError) -> None:
-        super().__init__(str(error))
+        super().__init__("\n".join(printable_lines(part) for part in (error.message, error.hint) if part))
         self.error = error
 
     @property

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 from ..components import Component, LoraTool, nested, ports
 from ..errors import RecipeError
 from ..fields import choices, is_numbers, is_table, limits, own_first, plain
-from ..recipe import parse_yaml
+from ..strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]

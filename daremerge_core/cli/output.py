@@ -14,6 +14,7 @@ from ..api import make_report, plan_recipe, report_on, run_plan
 from ..catalog import Catalog, discover
 from ..errors import CatalogError, OutputError
 from ..plan import Plan
+from ..printable import printable
 from ..recipe import Recipe, StorageDtype, kind_of
 from ..rendering import check_report_path, write_report
 from ..rendering.text import print_report
@@ -21,7 +22,7 @@ from ..sizes import parse_size
 from ..stores import open_model, replaced_by
 from ..views import ModelView
 from .options import ParamType
-from .show import as_typed, printable, show_plan, show_summary
+from .show import as_typed, show_plan, show_summary
 
 if TYPE_CHECKING:
     from ..engine import Settings

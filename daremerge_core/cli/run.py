@@ -9,6 +9,7 @@ import click
 import yaml
 
 from ..catalog import discover
+from ..printable import printable
 from ..recipe import (
     Recipe,
     apply_settings,
@@ -20,7 +21,6 @@ from ..recipe import (
 )
 from ..stores.atomic import write_text
 from .output import output_parameters, perform
-from .show import printable
 
 __all__ = ["import_command", "plan_command", "run_command"]
 
@@ -77,6 +77,8 @@ def _import(recipe: Path, output: Path | None, overwrite: bool) -> None:
     """
     data = load_recipe(recipe, discover()).model_dump(exclude_none=True, exclude_defaults=True)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    if not text.replace("\n", "").isprintable():
+        text = yaml.safe_dump(data, sort_keys=False, width=120)  # which spells all that is not ASCII
     if output is None:
         click.echo(text, nl=False)
     else:

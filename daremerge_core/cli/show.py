@@ -14,7 +14,8 @@ import click
 
 from ..decisions import detect_layout, tally
 from ..layout import Layout, detect, detect_by_name
-from ..rendering.text import printable
+from ..printable import printable
+from ..rendering.text import padding
 from ..sizes import format_size
 from ..stores import BitMask, MaskFile
 from ..values import Gradient, TensorMeta
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from ..engine import Summary
     from ..plan import Plan
 
-__all__ = ["as_typed", "printable", "show_gradient", "show_mask", "show_plan", "show_summary", "table"]
+__all__ = ["as_typed", "show_gradient", "show_mask", "show_plan", "show_summary", "table"]
 
 
 def table(rows: Iterable[Sequence[str]], *, indent: str = "") -> str:
-    """Columns padded to their widest cell."""
+    """Columns padded to their widest cell, within reason."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
+    widths = padding(cells)
     lines = (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
 

@@ -5,12 +5,11 @@ A reporter knows none of this. A new format is a module beside these and a line 
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import OutputError
+from ..printable import json_text
 from ..stores.atomic import resolve_target, write_bytes
 from ..values import Report
 
@@ -73,14 +72,4 @@ def _rendered(report: Report, path: Path, theme: Theme) -> bytes:
 def to_json(report: Report) -> str:
     """Title, text, rows and data. A number that JSON does not know (NaN, infinite) is its name as text."""
     content = {"title": report.title, "text": report.text, "rows": list(report.rows), "data": dict(report.data)}
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    return json_text(content)

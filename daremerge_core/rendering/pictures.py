@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError
+from ..printable import printable
 from ..values import Report
-from .text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import IO
 
+from ..printable import printable
 from ..values import Report
 
-__all__ = ["cell", "columns", "is_number", "print_report", "to_text"]
+__all__ = ["cell", "columns", "is_number", "padding", "print_report", "to_text"]
 
 WIDTH = 100
 """Columns of a text file."""
+
+_WIDEST = 200
+"""Letters that a cell is padded to at most: one long name does not make every line of a table as long."""
 
 
 def columns(report: Report) -> list[str]:
@@ -28,15 +32,15 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def printable(text: str) -> str:
-    """Text with control characters made visible, so that what a file says cannot drive a terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
 def is_number(report: Report, column: str) -> bool:
     """Whether a column holds numbers alone, and so stands flush right."""
     found = [row[column] for row in report.rows if row.get(column) is not None]
     return bool(found) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in found)
+
+
+def padding(cells: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column of a table: that of its widest cell, within reason."""
+    return [min(max(map(len, column)), _WIDEST) for column in zip(*cells, strict=True)]
 
 
 def to_text(report: Report) -> str:
@@ -67,7 +71,7 @@ def _wrapped(paragraph: str, width: int) -> str:
 def _table(report: Report) -> str:
     names = columns(report)
     cells = [[printable(name) for name in names], *([cell(row.get(name)) for name in names] for row in report.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = padding(cells)
     right = [is_number(report, name) for name in names]
 
     def line(row: Sequence[str]) -> str:

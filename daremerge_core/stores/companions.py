@@ -7,10 +7,15 @@ loads like the old ones.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from . import strict_json
+from .header import is_unicode
 
 __all__ = ["companions_of", "copy_companions", "is_companion"]
 
@@ -34,6 +39,8 @@ NAMES = (
 )
 """Names of such files, as patterns. Code (``*.py``) is not carried: it may be of another licence, and it runs."""
 
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
 LARGEST = 200_000_000
 """Bytes of such a file; what is larger is no configuration."""
 
@@ -43,10 +50,22 @@ def is_companion(name: str) -> bool:
 
 
 def companions_of(folder: Path) -> dict[str, Path]:
-    """The files beside the weights by name, in order. Folders within the folder are not looked at."""
+    """The files beside the weights by name, in order. Folders within the folder are not looked at.
+
+    Nor are links that lead elsewhere, except into a download cache: who unpacks a folder from a stranger and publishes
+    a merge of it must not publish a file of his own along with it.
+    """
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    mine = (one for one in found if is_companion(one.name) and one.is_file())
+    mine = (one for one in found if is_companion(one.name) and one.is_file() and _belongs(one))
     return {one.name: one for one in mine if one.stat().st_size < LARGEST}
+
+
+def _belongs(path: Path) -> bool:
+    """Whether a file lies in its folder, or among the ``blobs`` of Hugging Face's cache, each named by its hash."""
+    real = Path(os.path.realpath(path))
+    return real.parent == Path(os.path.realpath(path.parent)) or (
+        real.parent.name == "blobs" and _HASH.fullmatch(real.name) is not None
+    )
 
 
 def copy_companions(companions: Mapping[str, Path], folder: Path, *, dtype: str | None = None) -> None:
@@ -63,10 +82,13 @@ def copy_companions(companions: Mapping[str, Path], folder: Path, *, dtype: str 
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
     try:
-        table: Any = json.loads(config)
-    except ValueError:
+        table: Any = strict_json.loads(config, constants=True)
+    except strict_json.JsonError:
         return config
     if not isinstance(table, dict):
         return config
     named = [key for key in ("torch_dtype", "dtype") if key in table] or ["torch_dtype"]
-    return (json.dumps(table | dict.fromkeys(named, dtype), indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(table | dict.fromkeys(named, dtype), indent=2, ensure_ascii=False)
+    if not is_unicode(text):  # half of a surrogate pair, which only its escape can spell
+        text = json.dumps(table | dict.fromkeys(named, dtype), indent=2)
+    return (text + "\n").encode()

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..errors import ModelFileError, nearest
 
-__all__ = ["EXPLAINED", "guess_format", "open_regular", "sha256_file"]
+__all__ = ["EXPLAINED", "guess_format", "open_regular", "read_text", "sha256_file"]
 
 _BLOCK = 4 << 20  # bytes
 
@@ -40,6 +40,27 @@ def open_regular(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ModelFileError(f"{path}: cannot be opened: {reason}.") from error
+
+
+def read_text(path: Path, most: int, *, what: str) -> str:
+    """The text of a UTF-8 file, with or without a mark of the byte order, of at most so many bytes.
+
+    Args:
+        what: it should be, as errors say: ``an index of shards``.
+
+    Raises :class:`ModelFileError` as :func:`open_regular` does, for a larger file, and for what is no such text.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ModelFileError(f"{path}: {size:,} bytes are too many for {what}.", hint="Is this a model?")
+        raw = file.read(size)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(
+            f"{path}: this is not {what}: not UTF-8 text at byte {error.start}.", hint="Is this a model or a mask?"
+        ) from None
 
 
 def _missing_hint(path: Path) -> str:

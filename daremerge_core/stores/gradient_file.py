@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from reprlib import Repr
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import ComponentError, ModelFileError, nearest
+from ..printable import shortened
 from . import strict_json
 from .atomic import write_text
-from .files import open_regular
+from .files import read_text
+from .header import name_problem
 
 __all__ = ["GradientFile", "write_gradient"]
 
@@ -33,10 +34,13 @@ class GradientFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        text = _text(self.path)
+        text = read_text(self.path, _MAX_BYTES, what="a gradient file, which is JSON text")
         table = _table(self.path, text)
         self._made_by = MappingProxyType(table["made_by"])
         self._ratios = {key: _ratio(self.path, text, key, value) for key, value in table["ratios"].items()}
+        for key in self._ratios:
+            if problem := name_problem(key):
+                raise ModelFileError(f"{self.path}: tensor {shortened(key)}: {problem}.")
 
     @property
     def made_by(self) -> Mapping[str, Any]:
@@ -80,17 +84,6 @@ def write_gradient(
     return write_text(Path(path), text + "\n", overwrite=overwrite)
 
 
-def _text(path: Path) -> str:
-    with open_regular(path) as file:
-        raw = file.read(_MAX_BYTES + 1)
-    try:
-        if len(raw) <= _MAX_BYTES:
-            return raw.decode("utf-8-sig")  # some editors begin with a mark of the byte order
-    except UnicodeDecodeError:
-        pass
-    raise ModelFileError(f"{path}: this is not a gradient file, which is JSON text.", hint="Is this a model or a mask?")
-
-
 def _table(path: Path, text: str) -> dict[str, Any]:
     try:
         table = strict_json.loads(text, constants=True)
@@ -103,9 +96,9 @@ def _table(path: Path, text: str) -> dict[str, Any]:
         )
     version = table.get("version")
     if version != _VERSION or type(version) is not int:
-        raise ModelFileError(f"{path}: a gradient of version {version!r}; {_VERSION} is known.")
+        raise ModelFileError(f"{path}: a gradient of version {shortened(version)}; {_VERSION} is known.")
     if extra := [name for name in table if name not in _FIELDS]:
-        raise ModelFileError(f"{path}: unknown field {extra[0]!r}.{nearest(extra[0], _FIELDS)}")
+        raise ModelFileError(f"{path}: unknown field {shortened(extra[0])}.{nearest(extra[0], _FIELDS)}")
     table.setdefault("made_by", {})
     for name in ("made_by", "ratios"):
         if not isinstance(table.get(name), dict):
@@ -122,6 +115,6 @@ def _ratio(path: Path, text: str, key: str, value: Any) -> float | None:
     line = strict_json.line_of(text, key)
     where = "" if line is None else f", line {line}"
     raise ModelFileError(
-        f"{path}{where}: the ratio of tensor {key!r} must be a finite number or null, not {Repr().repr(value)}.",
+        f"{path}{where}: the ratio of tensor {shortened(key)} must be a finite number or null, not {shortened(value)}.",
         hint="1 keeps A, 0 takes B, null leaves A alone.",
     )

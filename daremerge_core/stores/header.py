@@ -11,27 +11,36 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import Repr
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from .. import dtypes
 from ..errors import ModelFileError
+from ..printable import shortened
 from ..sizes import format_size
 from ..values import TensorMeta
 from . import strict_json
 from .files import EXPLAINED, guess_format
 
-__all__ = ["MAX_HEADER", "Entry", "Header", "encode_header", "in_file_order", "is_count", "is_unicode", "read_header"]
+__all__ = [
+    "MAX_HEADER",
+    "Entry",
+    "Header",
+    "encode_header",
+    "in_file_order",
+    "is_unicode",
+    "name_problem",
+    "read_header",
+    "shape_problem",
+]
 
 MAX_HEADER = 100_000_000
 """Bytes of JSON that a header may take: the limit of the safetensors library."""
 
+_MAX_NAME = 1000  # characters; the longest in the wild have some 150
 _MAX_RANK = 64
 _MAX_COUNT = 2**63 - 1  # sizes and strides are signed 64-bit numbers in torch
 _FIELDS = {"dtype", "shape", "data_offsets"}
-_shown = Repr()  # bounded in depth and length, whatever the file says
-_shown.maxlist, _shown.maxstring = 8, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,44 +115,40 @@ def _metadata(value: Any, path: Path) -> dict[str, str]:
         raise ModelFileError(f"{path}: __metadata__ must map names to text, not be {_json_kind(value)}.")
     for name, text in value.items():
         if not isinstance(text, str):
-            raise ModelFileError(f"{path}: metadata {name!r} must be text, not {_json_kind(text)}.")
+            raise ModelFileError(f"{path}: metadata {shortened(name)} must be text, not {_json_kind(text)}.")
         if not (is_unicode(name) and is_unicode(text)):
-            raise ModelFileError(f"{path}: metadata {name!r} is not valid Unicode text.")
+            raise ModelFileError(f"{path}: metadata {shortened(name)} is not valid Unicode text.")
     return value
 
 
 def _entry(key: str, value: Any, data_start: int, path: Path) -> Entry:
     def refuse(problem: str, hint: str | None = None) -> ModelFileError:
-        return ModelFileError(f"{path}: tensor {key!r}: {problem}.", hint=hint)
+        return ModelFileError(f"{path}: tensor {shortened(key)}: {problem}.", hint=hint)
 
-    if not is_unicode(key):
-        raise refuse("its name is not valid Unicode text")
+    if problem := name_problem(key):
+        raise refuse(problem)
     if not isinstance(value, dict):
         raise refuse(f"its entry must be an object, not {_json_kind(value)}")
     if missing := _FIELDS - value.keys():
         raise refuse(f"{min(missing)!r} is missing")
     if extra := value.keys() - _FIELDS:
-        raise refuse(f"unknown field {min(extra)!r}")
+        raise refuse(f"unknown field {shortened(min(extra))}")
 
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in dtypes.BYTES:
-        raise refuse(f"unknown dtype {_shown.repr(dtype)}", f"Known: {', '.join(dtypes.BYTES)}.")
-    if not isinstance(shape, list) or not all(is_count(size) for size in shape):
-        raise refuse(f"its shape must be a list of whole numbers from 0, not {_shown.repr(shape)}")
-    if len(shape) > _MAX_RANK:
-        raise refuse(f"{len(shape)} dimensions; {_MAX_RANK} are the most")
-    if math.prod(size for size in shape if size) * dtypes.BYTES[dtype] > _MAX_COUNT:
-        raise refuse(f"its shape {_shown.repr(shape)} is too large for any memory")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(is_count(offset) for offset in offsets):
-        raise refuse(f"data_offsets must be two whole numbers from 0, not {_shown.repr(offsets)}")
+        raise refuse(f"unknown dtype {shortened(dtype)}", f"Known: {', '.join(dtypes.BYTES)}.")
+    if problem := shape_problem(shape, dtypes.BYTES[dtype]):
+        raise refuse(problem)
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+        raise refuse(f"data_offsets must be two whole numbers from 0, not {shortened(offsets)}")
 
     begin, end = offsets
     meta = TensorMeta(key, dtype, tuple(shape))
     needed = dtypes.nbytes(dtype, meta.numel)
     if begin > end:
-        raise refuse(f"data_offsets {_shown.repr(offsets)} end before they begin")
+        raise refuse(f"data_offsets {shortened(offsets)} end before they begin")
     if end - begin != needed:
-        raise refuse(f"{dtype} of shape {_shown.repr(shape)} takes {needed} bytes, but data_offsets give {end - begin}")
+        raise refuse(f"{dtype} of shape {shortened(shape)} takes {needed} bytes, but data_offsets give {end - begin}")
     return Entry(meta, data_start + begin, data_start + end)
 
 
@@ -165,7 +170,27 @@ def _check_packed(entries: list[Entry], data_start: int, path: Path, file_size: 
         )
 
 
-def is_count(value: Any) -> bool:
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of a tensor, or None. With names of bounded length, so is all work on a name."""
+    if not is_unicode(name):
+        return "its name is not valid Unicode text"
+    if len(name) > _MAX_NAME:
+        return f"its name has {len(name):,} characters; {_MAX_NAME:,} are the most"
+    return None
+
+
+def shape_problem(shape: Any, width: int) -> str | None:
+    """What is wrong with a shape as JSON has it, of elements of ``width`` bytes, or None."""
+    if not isinstance(shape, list) or not all(map(_is_count, shape)):
+        return f"its shape must be a list of whole numbers from 0, not {shortened(shape)}"
+    if len(shape) > _MAX_RANK:
+        return f"{len(shape)} dimensions; {_MAX_RANK} are the most"
+    if math.prod(size for size in shape if size) * width > _MAX_COUNT:
+        return f"its shape {shortened(shape)} is too large for any memory"
+    return None
+
+
+def _is_count(value: Any) -> bool:
     """Whether a JSON value is a whole number from 0 that fits 63 bits. A bool, an int to Python, does not pass."""
     return type(value) is int and 0 <= value <= _MAX_COUNT
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelFileError
+from ..printable import shortened
 from ..values import Mask, Model, Span, TensorMeta
 from . import strict_json
-from .header import is_count
+from .header import shape_problem
 from .memory import MemoryModel
 from .safetensors_file import SafetensorsFile
 from .tensors import check_span, stored_bytes
@@ -106,7 +107,7 @@ class BitMask:
         packed = _packed_shapes(source, model.metadata.get(MASK_METADATA))
         self._metas = {key: self._meta(key, packed) for key in model.keys()}
         if missing := packed.keys() - self._metas.keys():
-            raise ModelFileError(f"{source}: the mask of tensor {min(missing)!r} is listed but not there.")
+            raise ModelFileError(f"{source}: the mask of tensor {shortened(min(missing))} is listed but not there.")
 
     def _meta(self, key: str, packed: Mapping[str, tuple[int, ...]]) -> TensorMeta:
         """What the mask of one tensor looks like unpacked; its dtype is that which is stored."""
@@ -249,7 +250,9 @@ def _packed_shapes(path: object, described: str | None) -> dict[str, tuple[int, 
         raise ModelFileError(f"{path}: metadata {MASK_METADATA!r} is not valid JSON: {error}.") from None
     version = table.get("version") if isinstance(table, dict) else None
     if type(version) is int and version > _VERSION:
-        raise ModelFileError(f"{path}: a mask of version {version}.", hint="A newer daremerge wrote it: upgrade.")
+        raise ModelFileError(
+            f"{path}: a mask of version {shortened(version)}.", hint="A newer daremerge wrote it: upgrade."
+        )
     shapes = table.get("shapes") if version == _VERSION and type(version) is int else None
     if not isinstance(shapes, dict):
         raise ModelFileError(f"{path}: metadata {MASK_METADATA!r} must have version 1 and shapes.")
@@ -257,6 +260,6 @@ def _packed_shapes(path: object, described: str | None) -> dict[str, tuple[int, 
 
 
 def _shape(path: object, key: str, shape: Any) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(is_count(size) for size in shape):
-        raise ModelFileError(f"{path}: the shape of the mask of tensor {key!r} must be a list of whole numbers from 0.")
+    if problem := shape_problem(shape, 1):
+        raise ModelFileError(f"{path}: the mask of tensor {shortened(key)}: {problem}.")
     return tuple(shape)

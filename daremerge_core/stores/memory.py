@@ -52,7 +52,7 @@ class MemoryModel:
             raise ValueError("this model is closed")
         if span is not None:
             check_span(meta, span)
-        return take(tensor, span).cpu()
+        return take(tensor, span).resolve_neg().cpu()
 
     def close(self) -> None:
         """Let go of the tensors; those already read stay valid."""
@@ -68,7 +68,7 @@ class MemoryModel:
 def _meta(key: str, tensor: Tensor) -> TensorMeta:
     import torch
 
-    if tensor.layout is not torch.strided or tensor.is_meta:
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested:
         raise TypeError(f"tensor {key!r} is {tensor.layout} on {tensor.device}: it has no elements in a row to read")
     try:
         return TensorMeta(key, dtypes.dtype_name(tensor.dtype), tuple(tensor.shape))

@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..errors import ModelFileError
+from ..printable import shortened
 from ..values import Span, TensorMeta
 from . import strict_json
 from .companions import companions_of
-from .files import open_regular
+from .files import read_text
 from .safetensors_file import Extent, SafetensorsFile
 
 if TYPE_CHECKING:
@@ -109,12 +110,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
     Raises :class:`ModelFileError` when the index is not one.
     """
-    with open_regular(index) as file:
-        raw = file.read(_MAX_INDEX + 1)
-    if len(raw) > _MAX_INDEX:
-        raise ModelFileError(f"{index}: far too large for an index of shards.")
+    text = read_text(index, _MAX_INDEX, what="an index of shards")
     try:
-        table = strict_json.loads(raw)
+        table = strict_json.loads(text)
     except strict_json.JsonError as error:
         raise ModelFileError(f"{index}: the index is not valid JSON: {error}.") from None
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
@@ -122,18 +120,19 @@ def read_weight_map(index: Path) -> dict[str, str]:
         raise ModelFileError(f"{index}: the index has no weight_map that says which shard holds which tensor.")
     for key, name in weight_map.items():
         if not isinstance(name, str) or not name:
-            raise ModelFileError(f"{index}: weight_map gives tensor {key!r} no file name.")
+            raise ModelFileError(f"{index}: weight_map gives tensor {shortened(key)} no file name.")
         if not _is_plain(name):
             raise ModelFileError(
-                f"{index}: weight_map places tensor {key!r} in {name!r}, which is not a file of its folder.",
+                f"{index}: weight_map places tensor {shortened(key)} in {shortened(name)}, "
+                "which is not a file of its folder.",
                 hint="An index may only name files beside it. Do not trust this download.",
             )
     return weight_map
 
 
 def _is_plain(name: str) -> bool:
-    """A file name and no more: no folder, drive or ``..`` by the rules of any system. The file may be a link."""
-    return PurePosixPath(name).name == name == PureWindowsPath(name).name and name != ".."
+    """A plain file name and no more: no folder, drive or ``..`` by the rules of any system. The file may be a link."""
+    return PurePosixPath(name).name == name == PureWindowsPath(name).name and name != ".." and name.isprintable()
 
 
 def _check_agreement(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, SafetensorsFile]) -> None:
@@ -147,7 +146,7 @@ def _check_agreement(index: Path, weight_map: Mapping[str, str], shards: Mapping
         seen |= held
     for key, name in weight_map.items():
         if seen.get(key) != name:
-            raise ModelFileError(f"{index}: tensor {key!r} should be in {name}, but is not.", hint=hint)
+            raise ModelFileError(f"{index}: tensor {shortened(key)} should be in {name}, but is not.", hint=hint)
     if extra := seen.keys() - weight_map.keys():
         key = min(extra)
         raise ModelFileError(f"{index}: tensor {key!r} of {seen[key]} is not in the index.", hint=hint)

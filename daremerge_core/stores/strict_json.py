@@ -6,7 +6,13 @@ import json
 import re
 from typing import Any, NoReturn
 
-__all__ = ["JsonError", "line_of", "loads"]
+from ..printable import shortened
+
+__all__ = ["MAX_DEPTH", "JsonError", "line_of", "loads"]
+
+MAX_DEPTH = 64
+"""Levels of objects and lists in one another: far more than any file here has, far fewer than would break whoever
+walks through them, shows them or writes them again."""
 
 
 class JsonError(ValueError):
@@ -17,7 +23,8 @@ def loads(data: bytes | str, *, constants: bool = False) -> Any:
     """Parse UTF-8 JSON, refusing a name that appears twice in one object.
 
     ``constants`` lets ``NaN`` and ``Infinity`` through, for a caller that can say more about where they stand.
-    Raises :class:`JsonError`, whatever the bytes: bad UTF-8, endless nesting and numbers of 5000 digits too.
+    Raises :class:`JsonError`, whatever the bytes: bad UTF-8, more than :data:`MAX_DEPTH` levels and numbers of 5000
+    digits too.
     """
 
     def refuse(constant: str) -> NoReturn:
@@ -27,13 +34,13 @@ def loads(data: bytes | str, *, constants: bool = False) -> Any:
         found: dict[str, Any] = {}
         for name, value in pairs:
             if name in found:
-                raise JsonError(f"the name {name!r} appears twice" + _at_line(text, name))
+                raise JsonError(f"the name {shortened(name)} appears twice" + _at_line(text, name))
             found[name] = value
         return found
 
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(text, object_pairs_hook=unique, parse_constant=None if constants else refuse)
+        found = json.loads(text, object_pairs_hook=unique, parse_constant=None if constants else refuse)
     except JsonError:
         raise
     except json.JSONDecodeError as error:
@@ -44,6 +51,19 @@ def loads(data: bytes | str, *, constants: bool = False) -> Any:
         raise JsonError(str(error)) from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
+    _check_depth(found)
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    """Level by level, without recursion of its own."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        values = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [one for inner in values for one in inner if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise JsonError("nested too deeply")
 
 
 def line_of(text: str, name: str) -> int | None:

@@ -14,7 +14,7 @@ from daremerge_core import Catalog
 from daremerge_core.components import Component, Port, nested, ports
 from daremerge_core.errors import RecipeError
 from daremerge_core.fields import choices, is_optional, is_table, limits, own_first, plain
-from daremerge_core.recipe import parse_yaml
+from daremerge_core.strict_yaml import parse_yaml
 
 from .words import canvas_words
 

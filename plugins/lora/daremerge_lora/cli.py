@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import click
 
 from daremerge_core.catalog import discover
-from daremerge_core.cli.show import printable, table
+from daremerge_core.cli.show import table
 from daremerge_core.cli.step import Components
+from daremerge_core.printable import json_text, printable
 from daremerge_core.sizes import format_size
 from daremerge_core.stores import open_model
 from daremerge_core.values import Model
@@ -45,7 +45,7 @@ def tags_command(file: Path, limit: int | None, counts: bool, as_json: bool) -> 
         found = tags(model.metadata, limit)
     if as_json:
         pairs = [{"tag": tag, "count": count} for tag, count in found.pairs]
-        _print_json({"file": str(file), "tags": pairs, "reason": found.reason, "ignored": found.ignored})
+        click.echo(json_text({"file": str(file), "tags": pairs, "reason": found.reason, "ignored": found.ignored}))
         return
     if not found.pairs:
         click.echo("none")
@@ -71,13 +71,9 @@ def info_command(file: Path, as_json: bool) -> None:
     with closing(_open(file)) as model:
         facts = info(open_lora(model, name=str(file)), hashed=True)
     if as_json:
-        _print_json(facts)
+        click.echo(json_text(facts))
     else:
         _show(facts)
-
-
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 _TITLES = {one.name: one.title for one in ARCHITECTURES}

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from daremerge_core.stores import strict_json
+
 from .made import NewModule
 
 __all__ = ["of_extraction", "of_merge", "of_resize"]
@@ -90,7 +92,7 @@ def _tags(inputs: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 def _table(text: str) -> dict[str, Any]:
     """A JSON object; empty for anything else: tags that cannot be read are no reason to refuse a merge."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = strict_json.loads(text)
+    except strict_json.JsonError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,8 +9,9 @@ import torch
 
 from daremerge_core import MemoryModel, discover, view
 from daremerge_core.errors import RecipeError
-from daremerge_core.recipe import parse_recipe, parse_yaml
+from daremerge_core.recipe import parse_recipe
 from daremerge_core.select import Selector
+from daremerge_core.strict_yaml import parse_yaml
 from daremerge_merge_tasks.mergekit import is_mergekit, to_recipe
 from daremerge_merge_tasks.mergekit.translate import METHODS
 

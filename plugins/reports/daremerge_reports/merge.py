@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from daremerge_core.decisions import Action, Decision, tally
 from daremerge_core.dtypes import torch_dtype
 from daremerge_core.errors import PlanError
 from daremerge_core.recipe import METADATA_KEY
+from daremerge_core.stores import strict_json
 from daremerge_core.values import TensorMeta
 
 from .adding import added
@@ -253,7 +253,7 @@ class _History:
         said = _provenance(plan.written)
         known = said.get("inputs") or {}
         inputs: list[dict[str, str | None]] = [
-            {"name": one.name, "path": one.named_path, "identity": (known.get(one.name) or {}).get("identity")}
+            {"name": one.name, "path": one.named_path, "identity": _said_identity(known.get(one.name))}
             for one in plan.inputs
         ]
         if plan.written is None:
@@ -307,10 +307,15 @@ def _provenance(written: Model | None) -> dict[str, Any]:
     """What a finished file says of its making."""
     text = None if written is None else written.metadata.get(METADATA_KEY)
     try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        found = strict_json.loads(text or "{}")
+    except strict_json.JsonError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+
+
+def _said_identity(said: Any) -> str | None:
+    found = said.get("identity") if isinstance(said, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _step(name: str, component: Component, value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from daremerge_core.printable import shortened
 from daremerge_core.stores import strict_json
 
 __all__ = ["COMPONENTS", "PeftConfig", "read_configs"]
@@ -31,10 +32,10 @@ class PeftConfig:
         self._alpha = None if fields.get("lora_alpha") is None else _number("lora_alpha", fields["lora_alpha"])
         self._root = fields.get("use_rslora") or False
         if not isinstance(self._root, bool):
-            raise ValueError(f"use_rslora must be true or false, not {self._root!r:.60}")
+            raise ValueError(f"use_rslora must be true or false, not {shortened(self._root)}")
         pattern = fields.get("alpha_pattern") or {}
         if not isinstance(pattern, dict):
-            raise ValueError(f"alpha_pattern must map names to numbers, not be {pattern!r:.60}")
+            raise ValueError(f"alpha_pattern must map names to numbers, not be {shortened(pattern)}")
         self._pattern = {_suffix(name): _number("alpha_pattern", alpha) for name, alpha in pattern.items()}
 
     def scale(self, module: str, rank: int) -> float:
@@ -76,12 +77,12 @@ def _by_component(text: str) -> dict[str, dict[str, Any]]:
 
 def _number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
-        raise ValueError(f"{field} must be a number, not {value!r:.60}")
+        raise ValueError(f"{field} must be a number, not {shortened(value)}")
     return float(value)
 
 
 def _suffix(pattern: str) -> str:
     """A pattern that is a name, or its end. PEFT takes regular expressions; files in the wild hold names."""
     if not _LITERAL.fullmatch(pattern):
-        raise ValueError(f"alpha_pattern holds the regular expression {pattern!r:.60}; only names are understood")
+        raise ValueError(f"alpha_pattern holds the regular expression {shortened(pattern)}; only names are understood")
     return pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")

@@ -62,6 +62,8 @@ _SUFFIXES: dict[str, tuple[Meaning, Style]] = {
     **{suffix: (meaning, "old") for suffix, meaning in _OLD.items()},
 }
 
+_LONGEST = max(map(len, _SUFFIXES))
+
 # PEFT's own state dict holds the adapter's name: `lora_A.default.weight`, `lora_magnitude_vector.default`.
 _WITH_ADAPTER = re.compile(r"(\.lora_[AB]|\.lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?$")
 
@@ -82,7 +84,7 @@ class Spelling(NamedTuple):
 def split(key: str) -> Spelling | None:
     """The module and the slot that a tensor's name stands for, or None where no format spells it so."""
     plain = _WITH_ADAPTER.sub(r"\1\2", key)
-    for start in _STARTS.finditer(plain):
+    for start in _STARTS.finditer(plain, max(0, len(plain) - _LONGEST)):
         at = start.start()
         if at and plain[at:] in _SUFFIXES:
             (family, slot), style = _SUFFIXES[plain[at:]]

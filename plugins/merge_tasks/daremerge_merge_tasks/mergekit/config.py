@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daremerge_core.errors import RecipeError, nearest
+from daremerge_core.printable import shortened
 
 from .settings import Setting, as_flag, as_rules, settled
 
@@ -23,6 +24,7 @@ _REFUSED: Mapping[str, str] = {
 }
 _KNOWN = ("models", "base_model", "merge_method", "parameters", "dtype", "out_dtype", "tokenizer_source")
 _SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$", re.IGNORECASE)
+_MOST_MODELS = 256
 _RESERVED = frozenset({"base", "merged", "models", "steps", "output"})
 
 
@@ -121,7 +123,7 @@ def read(data: Mapping[str, Any], *, source: str) -> Config:
             raise RecipeError(f"{source}: {key} {'are' if key.endswith('s') else 'is'} not supported", hint=hint)
     for key in given:
         if key not in _KNOWN:
-            raise RecipeError(f"{source}: unknown field {key!r}.{nearest(str(key), _KNOWN)}")
+            raise RecipeError(f"{source}: unknown field {shortened(key)}.{nearest(str(key), _KNOWN)}")
     method = given.get("merge_method")
     if not isinstance(method, str):
         raise RecipeError(f"{source}: merge_method is not a name", hint="For example: merge_method: ties")
@@ -142,7 +144,7 @@ def _check_tokenizer(given: Mapping[str, Any], source: str) -> None:
     chosen = given.get("tokenizer_source", "base")
     if chosen != "base":
         raise RecipeError(
-            f"{source}: tokenizer_source {chosen!r} is not supported",
+            f"{source}: tokenizer_source {shortened(chosen)} is not supported",
             hint="Write `tokenizer_source: base`, which keeps the base's vocabulary, or leave it out.",
         )
 
@@ -154,7 +156,7 @@ def _dtype(given: Mapping[str, Any], source: str) -> str | None:
             word = str(given[field]).removeprefix("torch.")
             if word not in DTYPES:
                 raise RecipeError(
-                    f"{source}: {field} {given[field]!r} is not supported.{nearest(word, DTYPES)}",
+                    f"{source}: {field} {shortened(given[field])} is not supported.{nearest(word, DTYPES)}",
                     hint=f"One of {', '.join(DTYPES)}.",
                 )
             return DTYPES[word]
@@ -164,6 +166,8 @@ def _dtype(given: Mapping[str, Any], source: str) -> str | None:
 def _inputs(listed: Any, base_path: str | None, source: str) -> tuple[Input, ...]:
     if not isinstance(listed, list) or not listed:
         raise RecipeError(f"{source}: `models` is missing", hint="List the models to merge: models: [{model: …}, …]")
+    if len(listed) > _MOST_MODELS:
+        raise RecipeError(f"{source}: {len(listed)} models; {_MOST_MODELS} are the most")
     found: list[Input] = []
     for index, raw in enumerate(listed):
         where = f"models[{index}]"
@@ -171,10 +175,12 @@ def _inputs(listed: Any, base_path: str | None, source: str) -> tuple[Input, ...
         unknown = [key for key in entry if key not in ("model", "parameters")]
         if unknown:
             known = nearest(str(unknown[0]), ("model", "parameters"))
-            raise RecipeError(f"{source}: {where}: unknown field {unknown[0]!r}.{known}")
+            raise RecipeError(f"{source}: {where}: unknown field {shortened(unknown[0])}.{known}")
         path = _path(entry.get("model"), f"{source}: {where}.model")
         if any(one.path == path for one in found):
-            raise RecipeError(f"{source}: {where}: {path!r} is listed twice", hint="Add its weights up in one entry.")
+            raise RecipeError(
+                f"{source}: {where}: {shortened(path)} is listed twice", hint="Add its weights up in one entry."
+            )
         parameters = _mapping(entry.get("parameters"), f"{source}: {where}.parameters")
         name = "base" if path == base_path else _name(path, {one.name for one in found})
         found.append(Input(name, path, parameters, where))
@@ -186,14 +192,16 @@ def _inputs(listed: Any, base_path: str | None, source: str) -> tuple[Input, ...
 def _path(raw: Any, where: str) -> str:
     """A model's path, as written."""
     if not isinstance(raw, str) or not raw:
-        raise RecipeError(f"{where}: {raw!r} is not supported", hint="Write the model's path, as text.")
+        raise RecipeError(f"{where}: {shortened(raw)} is not supported", hint="Write the model's path, as text.")
     if "+" in raw:
         raise RecipeError(
-            f"{where}: {raw!r}: a model with a LoRA is not supported",
+            f"{where}: {shortened(raw)}: a model with a LoRA is not supported",
             hint="Put the LoRA into the model first, and write the path of the result.",
         )
     if "@" in raw:
-        raise RecipeError(f"{where}: {raw!r}: a revision is not supported", hint="Download it and write its path.")
+        raise RecipeError(
+            f"{where}: {shortened(raw)}: a revision is not supported", hint="Download it and write its path."
+        )
     return raw
 
 
@@ -212,5 +220,5 @@ def _mapping(raw: Any, where: str) -> Mapping[str, Any]:
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
-        raise RecipeError(f"{where}: {raw!r} is not a mapping", hint="Write `name: value`, a line each.")
+        raise RecipeError(f"{where}: {shortened(raw)} is not a mapping", hint="Write `name: value`, a line each.")
     return raw

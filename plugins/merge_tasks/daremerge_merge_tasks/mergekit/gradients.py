@@ -8,11 +8,13 @@ products are added up: exact, since all else is 0 there.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from daremerge_core.errors import RecipeError
+from daremerge_core.printable import shortened
 
 from .settings import Rule, Setting
 
@@ -33,17 +35,18 @@ class Steps:
             taken: names that no step may have.
         """
         self.found: dict[str, Step] = {}
+        self._names: dict[str, str] = {}  # a step as JSON → its name
         self._source, self._model, self._taken = source, model, taken
 
     def add(self, name: str, step: Step) -> str:
         """The name of the step: its own, numbered where that is taken, or that of an equal one."""
-        for known, other in self.found.items():
-            if other == step:
-                return known
+        spelt = json.dumps(step, sort_keys=True)
+        if spelt in self._names:
+            return self._names[spelt]
         free, number = name, 2
         while free in self.found or free in self._taken:
             free, number = f"{name}_{number}", number + 1
-        self.found[free] = step
+        self.found[free], self._names[spelt] = step, free
         return free
 
     def gradient(self, name: str, setting: Setting) -> str:
@@ -90,7 +93,7 @@ class Steps:
         """The selector of names that contain ``text``."""
         if text is None or not _PLAIN.fullmatch(text):
             raise RecipeError(
-                f"{self._source}: the filter {text!r} is not supported",
+                f"{self._source}: the filter {shortened(text)} is not supported",
                 hint="A filter is a part of a tensor's name: letters, digits, dots, underscores. It has no wildcards.",
             )
         return f"*{text}*"

@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from daremerge_core.errors import RecipeError
+from daremerge_core.printable import shortened
 
 __all__ = ["Rule", "Setting", "as_flag", "as_number", "as_rules", "settled"]
+
+MOST_RULES = 64
+"""Conditional values of one parameter. Each becomes a table of all those before it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def as_rules(raw: Any, *, where: str) -> list[Rule]:
     if isinstance(raw, Mapping):
         return [_conditional(raw, where)]
     if isinstance(raw, list) and any(isinstance(one, Mapping) for one in raw):
+        if len(raw) > MOST_RULES:
+            raise RecipeError(f"{where}: {len(raw)} conditional values; {MOST_RULES} are the most")
         return [_conditional(one, f"{where}[{index}]") for index, one in enumerate(raw)]
     return [Rule(None, _values(raw, where))]
 
@@ -76,11 +82,13 @@ def _conditional(raw: Any, where: str) -> Rule:
         raise RecipeError(f"{where}: a number stands beside filters", hint="Write `- value: …` for the rest.")
     unknown = [key for key in raw if key not in ("filter", "value")]
     if unknown or "value" not in raw:
-        problem = f"{unknown[0]!r} is unknown" if unknown else "`value` is missing"
+        problem = f"{shortened(unknown[0])} is unknown" if unknown else "`value` is missing"
         raise RecipeError(f"{where}: {problem}", hint="A conditional value has a `filter`, optional, and a `value`.")
     wanted = raw.get("filter")
     if wanted is not None and not isinstance(wanted, str):
-        raise RecipeError(f"{where}.filter: {wanted!r} is not text", hint="Write a part of the tensors' names.")
+        raise RecipeError(
+            f"{where}.filter: {shortened(wanted)} is not text", hint="Write a part of the tensors' names."
+        )
     return Rule(None if wanted == "*" else wanted, _values(raw["value"], f"{where}.value"))
 
 
@@ -101,7 +109,7 @@ def as_number(raw: Any, *, where: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise RecipeError(
-            f"{where}: {raw!r} is not a number",
+            f"{where}: {shortened(raw)} is not a number",
             hint="Write a number, a list of numbers along the layers, or a list of {filter, value}.",
         )
     return number
@@ -114,5 +122,5 @@ def as_flag(raw: Any, *, where: str) -> bool:
     known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
     found = known.get(str(raw).lower())
     if found is None:
-        raise RecipeError(f"{where}: {raw!r} is neither true nor false")
+        raise RecipeError(f"{where}: {shortened(raw)} is neither true nor false")
     return found

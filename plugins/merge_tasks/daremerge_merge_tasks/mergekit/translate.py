@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from daremerge_core.errors import RecipeError, nearest
+from daremerge_core.printable import shortened
 
 from .config import Config, Input, read
 from .gradients import Steps
@@ -53,7 +54,7 @@ def to_recipe(data: Mapping[str, Any], *, source: str) -> Options:
     method = METHODS.get(config.method)
     if method is None:
         raise RecipeError(
-            f"{source}: merge_method {config.method!r} is not supported.{nearest(config.method, METHODS)}",
+            f"{source}: merge_method {shortened(config.method)} is not supported.{nearest(config.method, METHODS)}",
             hint=f"Supported: {', '.join(METHODS)}.",
         )
     _check_parameters(config, method)
@@ -119,7 +120,7 @@ def _check_known(name: str, known: list[str], config: Config, where: str) -> Non
     if name not in known:
         has = [one for one in known if one not in IGNORED]
         raise RecipeError(
-            f"{where}: {config.method} has no parameter {name!r}.{nearest(str(name), known)}",
+            f"{where}: {config.method} has no parameter {shortened(name)}.{nearest(str(name), known)}",
             hint=f"It has {', '.join(has)}." if has else "It has none.",
         )
 
