@@ -7,6 +7,7 @@ tensor data is read. It imports no torch.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -226,10 +227,10 @@ def _bound(component: Component, values: Mapping[str, Any]) -> Component:
 
 
 def _find(named: str, name: str, kind: str, folders: Sequence[Path], graph: Graph) -> Path:
-    given = Path(named).expanduser()
+    given = Path(os.path.expanduser(named))  # which leaves alone the home of somebody who is not there
     tried = [given] if given.is_absolute() else [folder / given for folder in (folders or [Path()])]
     for path in tried:
-        if path.exists():
+        if os.path.exists(path):  # unlike Path.exists, False for any name that no file can have
             return path
     if name == named and "/" not in named and "." not in named:
         known = [*graph.recipe.models, *graph.recipe.steps]
@@ -249,7 +250,7 @@ def _neighbours(path: Path) -> str | None:
     try:
         names = [one.name for one in path.parent.iterdir()]
     except OSError:
-        return f"The folder {path.parent} does not exist." if not path.parent.exists() else None
+        return f"The folder {path.parent} does not exist." if not os.path.exists(path.parent) else None
     return nearest(path.name, names).strip() or None
 
 

@@ -38,7 +38,7 @@ def check(target: Target, content: bytes, folder: Path, *, measure: bool = False
         guards.enter_context(time_limit(SECONDS))
         if measure:
             guards.enter_context(bounded_memory(target.most_memory(content)))
-        guards.enter_context(watched(folder))
+        guards.enter_context(watched(folder, reads_anywhere=target.names_files))
         return target(content, folder)
     raise AssertionError  # no guard swallows
 
@@ -95,8 +95,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     chosen = [TARGETS[name] for name in given.target or TARGETS]
     if given.file:
+        content = given.file.read_bytes()
         with tempfile.TemporaryDirectory() as folder:
-            check(chosen[0], given.file.read_bytes(), Path(folder), measure=True)
+            os.chdir(folder)
+            for number in range(WARM_UP):
+                chosen[0](chosen[0].generate(Random(f"{chosen[0].name}/{number}")), Path(folder))
+            check(chosen[0], content, Path(folder), measure=True)
+            os.chdir("/")
         return
     if given.engine == "atheris":
         from .guided import run

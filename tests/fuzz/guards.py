@@ -31,6 +31,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.folder: str | None = None
+        self.anywhere = False
         self.breaches: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -40,7 +41,8 @@ class _Watch:
         if event == "open":
             path, mode = str(arguments[0]), arguments[1]
             library = path.startswith((sys.prefix, sys.base_prefix)) or path.endswith((".py", ".pyc", ".so"))
-            if path.isdigit() or path.startswith(self.folder) or (library and (mode is None or "w" not in mode)):
+            reads = mode is None or not set("wax+") & set(mode)
+            if path.isdigit() or path.startswith(self.folder) or (reads and (library or self.anywhere)):
                 return
             if not Path(path).is_absolute():
                 return  # relative to the folder of the case, which is the working one
@@ -57,11 +59,14 @@ _watch: _Watch | None = None
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[None]:
-    """Nothing is run, nothing is opened but in ``folder``. Raises :class:`Breach` otherwise, here if not there."""
+def watched(folder: Path, *, reads_anywhere: bool = False) -> Iterator[None]:
+    """Nothing is run, nothing is opened but in ``folder``. Raises :class:`Breach` otherwise, here if not there.
+
+    With ``reads_anywhere``, files elsewhere may be read.
+    """
     global _watch  # one for the process: see _Watch
     _watch = _watch or _Watch()
-    _watch.folder, _watch.breaches = str(folder), []
+    _watch.folder, _watch.breaches, _watch.anywhere = str(folder), [], reads_anywhere
     try:
         yield
     finally:

@@ -33,6 +33,7 @@ class Target:
         read: reads a file of these bytes, in a folder of its own, which is the working folder.
         share: of all cases, in percent.
         factor: bytes of Python's memory that reading may take for each byte of the file, beside :attr:`BASE`.
+        names_files: whether the file may name others to be read, wherever they lie, as recipes do.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Target:
     read: Callable[[bytes, Path], None]
     share: int
     factor: int
+    names_files: bool = False
 
     BASE = 1 << 20
 
@@ -242,6 +244,8 @@ def _render(content: bytes, folder: Path) -> None:
 
 @cache
 def _command() -> Any:
+    import numpy  # noqa: F401  # loads libraries, which is watched for
+
     from daremerge_core.cli import make_cli
 
     return make_cli()
@@ -288,9 +292,9 @@ TARGETS: Mapping[str, Target] = {
         Target("pickle", formats.pickled, _read_pickle, 5, 300),
         Target("provenance", formats.provenance, _read_provenance, 3, 300),
         Target("mergekit", formats.mergekit, _read_mergekit, 3, 3000),
-        Target("recipe", formats.recipe, _read_recipe, 2, 3000),
+        Target("recipe", formats.recipe, _read_recipe, 2, 3000, names_files=True),
         Target("render", formats.said, _render, 2, 300),
-        Target("show", _any_file, _show, 1, 3000),
+        Target("show", _any_file, _show, 1, 3000, names_files=True),
     )
 }
 assert sum(one.share for one in TARGETS.values()) == 100

@@ -192,7 +192,7 @@ def hashes(path: Path) -> dict[str, str]:
         prefix = file.read(8)
         header = file.read(int.from_bytes(prefix, "little"))
         whole.update(prefix + header)
-        while block := file.read(4 << 20):
+        while block := file.read(1 << 18):
             whole.update(block)
             data.update(block)
     return {"sha256": whole.hexdigest(), "data": data.hexdigest()}
