@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -44,6 +44,8 @@ SPAN = 1 << 18
 """Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
 TASK = 1 << 23
 """Elements of one tensor that one worker takes in a row."""
+HASHED_AHEAD = 1 << 30
+"""Bytes of the inputs that are hashed before the first are merged: what computes is loaded meanwhile."""
 AHEAD = 32
 """How many results of measuring may wait for an earlier one: a histogram is half a megabyte."""
 
@@ -167,13 +169,19 @@ def execute(
         with sink, freed_memory_kept():
             pool = Pool(threads, settings.memory, cancel)
             weighed = _Weighed(shown, plan)
-            weighed.start(plan.bytes_in + _bytes_to_measure(plan), f"making the {plan.kind}")
+            to_measure = _bytes_to_measure(plan)
+            weighed.start(plan.bytes_in + to_measure, f"making the {plan.kind}")
             chosen: list[str] = []
             beside = partial(_choose_device, plan, settings.device, chosen)
-            identities = _identities(plan, pool, weighed, beside=beside)
+            inputs = _Identities(plan, weighed)
+            # Where nothing waits for the identities, inputs are hashed a little ahead of where they are merged: each
+            # is read from the disk once, also when memory cannot hold it.
+            waits = bool(expected) or settings.sha256 or to_measure > 0
+            pool.run([(0, beside), *inputs.jobs(None if waits else HASHED_AHEAD)])
             if expected:
-                check_identities(plan, identities, expected)
-            sink.describe(plan.metadata(identities), sha256=settings.sha256)
+                check_identities(plan, inputs.found(), expected)
+            if waits:
+                sink.describe(plan.metadata(inputs.found()), sha256=settings.sha256)
             with one_thread_per_op():
                 _make_ready(plan, chosen[0], pool, weighed)
                 tasks = _tasks(plan, settings, threads)
@@ -185,7 +193,10 @@ def execute(
                         with lock:
                             nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
 
-                pool.run((task.cost, partial(work, task)) for task in tasks)
+                pool.run(inputs.among(tasks, lambda task: (task.cost, partial(work, task))))
+            identities = inputs.found()
+            if not waits:
+                sink.describe(plan.metadata(identities))
             paths = sink.commit()
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
@@ -316,24 +327,54 @@ def _choose_device(plan: Plan, wanted: str, chosen: list[str]) -> None:
     chosen.append(resolve_device(wanted))
 
 
-def _identities(plan: Plan, pool: Pool, progress: Progress, *, beside: Callable[[], object]) -> dict[str, str]:
-    """The content identity of every input, read by all threads: this also brings the files into memory.
+class _Identities:
+    """The content identity of every input, taken leaf by leaf in the order in which the output is made."""
 
-    ``beside`` runs meanwhile: importing what computes takes one core about as long as hashing keeps the others busy.
-    """
-    found = {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
-    builders = {one.name: (one.value, IdentityBuilder.of(one.value)) for one in plan.inputs if one.kind == "model"}
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._progress = progress
+        self._files = {one.name: file_identity(one.path) for one in plan.inputs if one.kind != "model"}
+        models = {one.name: one.value for one in plan.inputs if one.kind == "model"}
+        self._builders = {name: IdentityBuilder.of(model) for name, model in models.items()}
+        place = {meta.key: number for number, meta in enumerate(plan.tensors)}
+        leaves = [
+            (models[name], builder, leaf) for name, builder in self._builders.items() for leaf in builder.leaves()
+        ]
+        leaves.sort(key=lambda one: (place.get(one[2].key, len(place)), one[2].index))
+        self._left = deque(
+            (nbytes(model.meta(leaf.key).dtype, leaf.span.numel), model, builder, leaf)
+            for model, builder, leaf in leaves
+        )
 
-    def digest(builder: IdentityBuilder, model: Model, leaf: Leaf) -> None:
+    def jobs(self, most: int | None = None) -> Iterator[tuple[int, Callable[[], object]]]:
+        """The next jobs for a pool, for about as many bytes; all that are left by default."""
+        count = 0
+        while self._left and (most is None or count < most):
+            size, *leaf = self._left.popleft()
+            count += size
+            yield 0, partial(self._hash, size, *leaf)
+
+    def _hash(self, size: int, model: Model, builder: IdentityBuilder, leaf: Leaf) -> None:
         builder.hash_leaf(model, leaf)
-        progress.advance(nbytes(model.meta(leaf.key).dtype, leaf.span.numel))
+        self._progress.advance(size)
 
-    leaves = [(model, builder, leaf) for model, builder in builders.values() for leaf in builder.leaves()]
-    jobs: list[tuple[int, Callable[[], object]]] = [
-        (0, partial(digest, builder, model, leaf)) for model, builder, leaf in leaves
-    ]
-    pool.run([(0, beside), *jobs])
-    return found | {name: builder.identity() for name, (_, builder) in builders.items()}
+    def among(
+        self, tasks: Sequence[_Task], job: Callable[[_Task], tuple[int, Callable[[], object]]]
+    ) -> Iterator[tuple[int, Callable[[], object]]]:
+        """The tasks' jobs, with what is left to hash spread evenly among them."""
+        left = sum(size for size, *_ in self._left)
+        work = max(sum(span.numel for task in tasks for span in task.spans), 1)
+        ahead = 0.0
+        for task in tasks:
+            ahead += left * sum(span.numel for span in task.spans) / work
+            while ahead > 0 and self._left:
+                ahead -= self._left[0][0]
+                yield from self.jobs(1)
+            yield job(task)
+        yield from self.jobs()
+
+    def found(self) -> dict[str, str]:
+        """By name, once all jobs are done."""
+        return self._files | {name: builder.identity() for name, builder in self._builders.items()}
 
 
 def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

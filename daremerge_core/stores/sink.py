@@ -34,13 +34,13 @@ class Sink(Protocol):
         ...
 
     def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
-        """Give the final metadata, once, before the first write.
+        """Give the final metadata, once, before :meth:`commit`.
 
         It replaces the one given when the sink was made, for values known only later; its encoded length must be
         the same.
 
         Args:
-            sha256: have each model file hashed while it is written.
+            sha256: have each model file hashed while it is written; only before the first write.
         """
         ...
 
