@@ -25,7 +25,7 @@ from typing import Any
 
 import scaling
 import tables
-from checkpoints import LAYOUTS, Checkpoints, checkpoints
+from checkpoints import FOLDER, LAYOUTS, Checkpoints, checkpoints
 from checks import VARIANTS, check, check_table
 from jobs import JOBS, STARTUP, Job, floor, parts, prepare
 from machine import facts
@@ -138,7 +138,8 @@ def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Job]]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare bytes instead of measuring")
     parser.add_argument("--scaling", nargs="*", choices=scaling.SERIES, help="measure series instead (all of them)")
-    parser.add_argument("--layout", choices=LAYOUTS, default="sd15", help="shape of the checkpoints (%(default)s)")
+    layouts = (*LAYOUTS, FOLDER)
+    parser.add_argument("--layout", choices=layouts, default="sd15", help="shape of the checkpoints (%(default)s)")
     parser.add_argument("--sdxl", action="store_const", dest="layout", const="sdxl", help="the same as --layout sdxl")
     parser.add_argument("--methods", metavar="NAME,NAME", help=f"of {', '.join(job.name for job in JOBS)} (all)")
     parser.add_argument("--peers", metavar="PYTHON", help="measure the other tools that this Python has, too")
@@ -159,7 +160,8 @@ def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Job]]
         parser.error("--rounds must be at least 1")
     if options.cold and not hasattr(os, "posix_fadvise"):
         parser.error("--cold: this system cannot be told to forget a file")
-    return options, [job for job in JOBS if job.name in names]
+    jobs = [job for job in JOBS if job.name in names]
+    return options, [job.into_folder() for job in jobs] if options.layout == FOLDER else jobs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

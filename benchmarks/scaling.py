@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import Checkpoints, checkpoints
+from checkpoints import FOLDER, Checkpoints, checkpoints
 from jobs import DAREMERGE, JOBS, RUN, Job
 
 __all__ = ["SERIES", "Point", "points"]
@@ -40,9 +40,9 @@ def points(series: Sequence[str], data: Path, layout: str) -> Iterator[Point]:
             for count in (2, 4, 8):
                 yield Point("models", count, *_of_many(method, count, files))
     if "sizes" in series:
-        for size in (layout, *(("sdxl", "folder") if layout == "sd15" else ())):
+        for size in (layout, *(("sdxl", FOLDER) if layout == "sd15" else ())):
             job = by_name["lerp"]
-            yield Point("sizes", size, job.into_folder() if size == "folder" else job, checkpoints(size, data))
+            yield Point("sizes", size, job.into_folder() if size == FOLDER else job, checkpoints(size, data))
 
 
 def _doubling(most: int) -> list[int]:
