@@ -27,6 +27,7 @@ from .plan import Plan
 from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
+from .stores.stamps import Stamps, changed, stamps
 from .stores.tensors import stored_bytes
 from .survey import Survey
 from .values import Model, Report, Span, TensorMeta, Unsettled
@@ -161,6 +162,7 @@ def execute(
         DaremergeError: anything the user can mend; the sink is aborted.
     """
     started = time.monotonic()
+    opened = {one.name: stamps(one.path) for one in plan.inputs}
     shown: Progress = progress or Quiet()
     cancel = cancel or threading.Event()
     threads = settings.worker_count()
@@ -197,6 +199,7 @@ def execute(
             identities = inputs.found()
             if not waits:
                 sink.describe(plan.metadata(identities))
+            _check_unchanged(opened)
             paths = sink.commit()
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
@@ -375,6 +378,16 @@ class _Identities:
     def found(self) -> dict[str, str]:
         """By name, once all jobs are done."""
         return self._files | {name: builder.identity() for name, builder in self._builders.items()}
+
+
+def _check_unchanged(opened: Mapping[str, Stamps]) -> None:
+    """Refuse what was made of files that were replaced, removed or written to meanwhile."""
+    for name, before in opened.items():
+        for path in changed(before):
+            raise PlanError(
+                f"input {name!r}: {path} was changed or removed while it was read; nothing was written.",
+                hint="Run it again once the file is complete.",
+            )
 
 
 def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -90,6 +90,9 @@ def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn
     if code == errno.EFBIG:
         hint = "A FAT32 disk holds files up to 4 GiB: write to another disk, or in shards."
         raise OutputError(f"{target}: {format_size(needed)} is too large for this file system.", hint=hint) from error
+    if code in (errno.EMFILE, errno.ENFILE):
+        hint = "Write fewer, larger shards (--shard-size), or raise the limit: ulimit -n 4096"
+        raise OutputError(f"{target}: too many files are open at once.", hint=hint) from error
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         raise OutputError(
             f"{target}: cannot be written: {reason}.", hint=f"Check the permissions of {target.parent}."
