@@ -397,6 +397,12 @@ class ModelView(TensorView):
         """The same view, its float tensors stored as ``dtype`` and rounded once."""
         return ModelView(self.component, label=self.label, dtype=dtype, layouts=self._layouts)
 
+    def unrounded(self) -> ModelView:
+        """The same view, its float tensors in float32 as they were computed."""
+        wide = copy(self)
+        wide._dtype = "F32"
+        return wide
+
     def changed(self) -> ModelView:
         """The same view, holding only the tensors that the component computes."""
         only = copy(self)
