@@ -93,7 +93,9 @@ def test_weights_that_are_none(run: Run, tmp_path: Path, dtype: torch.dtype) -> 
 
 def test_an_input_that_changed_or_is_gone(run: Run, tmp_path: Path) -> None:
     write_model(
-        tmp_path / "b.safetensors", {f"model.diffusion_model.{key}.weight": torch.ones(64, 64) for key in "pqr"}
+        tmp_path / "b.safetensors",
+        {f"model.diffusion_model.{key}.weight": torch.ones(64, 64) for key in "pqr"},
+        overwrite=True,
     )
     done = run("verify --json out.safetensors")
     assert done.exit_code == 1
