@@ -9,7 +9,7 @@ PIP_COMFYUI := $(VENV_COMFYUI)/bin/python -m pip install --disable-pip-version-c
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SOURCES := $(shell find daremerge_core plugins -name '*.py' -o -name 'pyproject.toml')
 
-.PHONY: demo test test-comfyui fuzz lint bench clean
+.PHONY: demo test test-comfyui test-crash fuzz lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/daremerge demo
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-dev
 test-comfyui: $(VENV_COMFYUI)/.installed
 	@test -n "$(CHROMIUM)" || { echo "No chromium found: 'apt-get install chromium', or CHROMIUM=/path/to/chrome make $@" >&2; exit 1; }
 	CHROMIUM="$(CHROMIUM)" $(VENV_COMFYUI)/bin/python -m pytest adapters/comfyui/tests
+
+# Merges killed before and after every step, and at hundreds of moments; minutes.
+test-crash: $(VENV)/.installed-dev
+	cd tests && ../$(BIN)/python -m crash
 
 # A million files as somebody hostile would write them, against every reader; minutes.
 fuzz: $(VENV)/.installed-dev

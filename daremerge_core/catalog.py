@@ -20,7 +20,7 @@ from .components import KINDS, Component
 from .errors import CatalogError, nearest
 from .hooks import PROJECT, Hooks
 
-__all__ = ["API_VERSION", "SHIPPED", "Catalog", "Plugin", "discover", "shipped_by"]
+__all__ = ["API_VERSION", "SHIPPED", "Catalog", "Plugin", "discover", "distribution_of", "shipped_by"]
 
 API_VERSION = 1
 """The version of what :mod:`daremerge_core` offers plugins. A plugin may set ``DAREMERGE_API = 1`` to say what it
@@ -207,3 +207,12 @@ def load(entry_points: Iterable[metadata.EntryPoint]) -> Catalog:
 def discover() -> Catalog:
     """The catalog of everything installed in this environment (read once per process)."""
     return load(metadata.entry_points(group=PROJECT))
+
+
+def distribution_of(cls: type[Component]) -> str:
+    """What a component comes with, for an error: ``daremerge-merge-dare 0.1.0``; its module where that is not known."""
+    try:
+        plugin = discover().plugin_of(cls)
+    except KeyError:
+        return cls.__module__
+    return f"{plugin.distribution} {plugin.version}".strip() or cls.__module__

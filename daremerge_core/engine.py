@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from . import loops
 from .allocator import freed_memory_kept
-from .dtypes import FLOATS, nbytes, torch_dtype
+from .dtypes import nbytes
 from .errors import Interrupted, PlanError
+from .nonfinite import Nonfinite
 from .plan import Plan
 from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
 from .stores.sink import Sink
+from .stores.stamps import Stamps, changed, stamps
 from .stores.tensors import stored_bytes
 from .survey import Survey
 from .values import Model, Report, Span, TensorMeta, Unsettled
@@ -101,7 +102,9 @@ class Summary:
     copied: Counter[str]
     skipped: Counter[str]
     nonfinite: dict[str, int] = field(default_factory=dict)
-    """Elements of the output that are NaN or infinite, by tensor."""
+    """Elements that came out NaN or infinite, by tensor."""
+    overflowed: dict[str, int] = field(default_factory=dict)
+    """Elements that were finite, and too large for the dtype they are stored in."""
     bytes_out: int = 0
     seconds: float = 0.0
     identities: dict[str, str] = field(default_factory=dict)
@@ -161,10 +164,11 @@ def execute(
         DaremergeError: anything the user can mend; the sink is aborted.
     """
     started = time.monotonic()
+    opened = {one.name: stamps(one.path) for one in plan.inputs}
     shown: Progress = progress or Quiet()
     cancel = cancel or threading.Event()
     threads = settings.worker_count()
-    nonfinite: dict[str, int] = {}
+    nonfinite = Nonfinite(plan.result, plan.graph.recipe.output.on_nonfinite)
     try:
         with sink, freed_memory_kept():
             pool = Pool(threads, settings.memory, cancel)
@@ -185,18 +189,15 @@ def execute(
             with one_thread_per_op():
                 _make_ready(plan, chosen[0], pool, weighed)
                 tasks = _tasks(plan, settings, threads)
-                lock = threading.Lock()
 
-                def work(task: _Task) -> None:
-                    bad = _write(plan, sink, task, cancel, weighed)
-                    if bad:
-                        with lock:
-                            nonfinite[task.meta.key] = nonfinite.get(task.meta.key, 0) + bad
+                def job(task: _Task) -> tuple[int, Callable[[], object]]:
+                    return task.cost, partial(_write, plan, sink, task, cancel, weighed, nonfinite)
 
-                pool.run(inputs.among(tasks, lambda task: (task.cost, partial(work, task))))
+                pool.run(inputs.among(tasks, job))
             identities = inputs.found()
             if not waits:
                 sink.describe(plan.metadata(identities))
+            _check_unchanged(opened)
             paths = sink.commit()
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
@@ -209,7 +210,8 @@ def execute(
         merged,
         copied,
         skipped,
-        nonfinite=dict(sorted(nonfinite.items())),
+        nonfinite=dict(sorted(nonfinite.found.items())),
+        overflowed=dict(sorted(nonfinite.overflowed.items())),
         bytes_out=plan.bytes_out,
         seconds=time.monotonic() - started,
         identities=identities,
@@ -377,6 +379,16 @@ class _Identities:
         return self._files | {name: builder.identity() for name, builder in self._builders.items()}
 
 
+def _check_unchanged(opened: Mapping[str, Stamps]) -> None:
+    """Refuse what was made of files that were replaced, removed or written to meanwhile."""
+    for name, before in opened.items():
+        for path in changed(before):
+            raise PlanError(
+                f"input {name!r}: {path} was changed or removed while it was read; nothing was written.",
+                hint="Run it again once the file is complete.",
+            )
+
+
 def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     """Refuse inputs whose content is not what a recipe was made with."""
     changed = [one for one in plan.inputs if expected.get(one.name, found[one.name]) != found[one.name]]
@@ -435,35 +447,23 @@ def _too_large(meta: TensorMeta, how: str, cost: int, settings: Settings) -> Pla
     )
 
 
-def _write(plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed) -> int:
-    """Compute and write one task; returns the number of non-finite elements."""
-    bad = 0
+def _write(
+    plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed, nonfinite: Nonfinite
+) -> None:
+    """Compute and write one task."""
     with _inference():
         for span in task.spans:
             if cancel.is_set():
-                return bad
+                return
             data = stored_bytes(plan.result, task.meta.key, span)
-            if task.meta.dtype in FLOATS:
-                bad += _count_nonfinite(data, task.meta.dtype)
-            sink.write_raw(task.meta.key, span.start, data)
+            sink.write_raw(task.meta.key, span.start, nonfinite.check(task.meta, span, data))
             progress.advance_work(task.meta, span.numel)
-    return bad
 
 
 def _inference() -> AbstractContextManager[object]:
     """torch's inference mode, where torch is there at all."""
     torch = sys.modules.get("torch")
     return torch.inference_mode() if torch is not None else nullcontext()
-
-
-def _count_nonfinite(data: memoryview, dtype: str) -> int:
-    if dtype in loops.DTYPES and loops.available():
-        return loops.count_nonfinite(data, dtype)
-    import torch
-
-    from .kernels import count_nonfinite
-
-    return count_nonfinite(torch.frombuffer(data, dtype=torch_dtype(dtype))) if data.nbytes else 0
 
 
 class _Weighed:

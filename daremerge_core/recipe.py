@@ -24,6 +24,7 @@ from .strict_yaml import MAX_BYTES, parse_yaml
 
 __all__ = [
     "Graph",
+    "OnNonfinite",
     "Output",
     "Recipe",
     "Result",
@@ -45,6 +46,7 @@ _LONGEST = 100  # characters of a name shown in full
 METADATA_KEY = "daremerge"
 """Where a merged file's metadata holds its provenance: recipe, inputs with identities, versions."""
 
+OnNonfinite = Literal["keep", "error", "zero"]
 StorageDtype = Literal["keep", "fp64", "fp32", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"]
 assert set(SPELLINGS) | {"keep"} == set(StorageDtype.__args__)  # type: ignore[attr-defined]
 
@@ -58,6 +60,7 @@ class Output(BaseModel):
     path: str | None = Field(None, description="Where to write; relative to the recipe's folder.")
     dtype: StorageDtype = Field("keep", description="Storage dtype of float tensors.")
     shard_size: str | None = Field(None, description="Write a folder of shards of at most this size, e.g. 5GB.")
+    on_nonfinite: OnNonfinite = Field("keep", description="What to do with weights that are NaN or infinite.")
 
 
 class Recipe(BaseModel):
@@ -276,7 +279,11 @@ def resolve(recipe: Recipe, catalog: Catalog) -> Graph:
     wanted = recipe.output.step
     if wanted in components:
         kind = kind_of(components[wanted])
-        unfit = {"dtype": recipe.output.dtype != "keep", "shard_size": recipe.output.shard_size is not None}
+        unfit = {
+            "dtype": recipe.output.dtype != "keep",
+            "shard_size": recipe.output.shard_size is not None,
+            "on_nonfinite": recipe.output.on_nonfinite != "keep",
+        }
         if kind != "model" and any(unfit.values()):
             field = next(name for name, given in unfit.items() if given)
             raise RecipeError(f"output.{field}: step {wanted!r} is a {kind}, and {field} is for models")

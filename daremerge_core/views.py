@@ -17,6 +17,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from . import loops
+from .catalog import distribution_of
 from .components import (
     Component,
     GradientFamily,
@@ -234,10 +235,11 @@ class TensorView:
         site = self._site(key, wanted, size, ratio=ratio, device=self.device, measured=measured)
         with self._blame(key):
             result = self._verb(site)
+        if not hasattr(result, "shape"):
+            raise self._defect(f"{self._who()} answered {type(result).__name__} for {key!r}, where a tensor was wanted")
         if tuple(result.shape) != tuple(size):
-            raise ComponentError(
-                f"{self._who()} answered shape {tuple(result.shape)} for {key!r}, where {tuple(size)} was wanted",
-                hint=f"This is a defect of {self._who()}: report it to its author.",
+            raise self._defect(
+                f"{self._who()} answered shape {tuple(result.shape)} for {key!r}, where {tuple(size)} was wanted"
             )
         flat = result.reshape(-1)
         return flat if span == wanted else flat[span.start - wanted.start : span.stop - wanted.start]
@@ -314,10 +316,12 @@ class TensorView:
                     f"step {self.label!r}: {self.device} ran out of memory at tensor {key!r}",
                     hint="Give the run less to hold at a time with --memory, or compute on the CPU with --device cpu.",
                 ) from None
-            raise ComponentError(
-                f"{self._who()} failed on tensor {key!r}: {type(error).__name__}: {error}",
-                hint=f"This is a defect of {self._who()}: report it to its author.",
-            ) from error
+            raise self._defect(f"{self._who()} failed on tensor {key!r}: {type(error).__name__}: {error}") from error
+
+    def _defect(self, what: str) -> ComponentError:
+        """The error that says whose defect it is."""
+        home = distribution_of(type(self.component))
+        return ComponentError(what, hint=f"This is a defect of {home}: report it to its author.")
 
     # --- measuring passes ---
 
@@ -396,6 +400,12 @@ class ModelView(TensorView):
     def with_dtype(self, dtype: str) -> ModelView:
         """The same view, its float tensors stored as ``dtype`` and rounded once."""
         return ModelView(self.component, label=self.label, dtype=dtype, layouts=self._layouts)
+
+    def unrounded(self) -> ModelView:
+        """The same view, its float tensors in float32 as they were computed."""
+        wide = copy(self)
+        wide._dtype = "F32"
+        return wide
 
     def changed(self) -> ModelView:
         """The same view, holding only the tensors that the component computes."""
@@ -508,13 +518,19 @@ class ModelView(TensorView):
             return stored if span is not None else stored.reshape(meta.shape)
         mask = self.component.mask
         if mask is None:
-            result = cast(self._compute(key, wanted, decision.ratio), dtype)
+            result = cast(self._merged(key, wanted, decision.ratio), dtype)
         else:
             chosen = _read_mask(mask, key, meta, wanted, where)
             result = cast(_read_on(self.anchor, key, wanted, where), dtype)
             if chosen.any():
-                result = torch.where(chosen, cast(self._compute(key, wanted, decision.ratio), dtype), result)
+                result = torch.where(chosen, cast(self._merged(key, wanted, decision.ratio), dtype), result)
         return result if span is not None else result.reshape(meta.shape)
+
+    def _merged(self, key: str, span: Span, ratio: float) -> Tensor:
+        result = self._compute(key, span, ratio)
+        if not result.is_floating_point():
+            raise self._defect(f"{self._who()} answered {result.dtype} for {key!r}, where floats were wanted")
+        return result
 
 
 class CastView:
@@ -615,10 +631,7 @@ class MaskView(TensorView):
             return chosen if span is not None else chosen.reshape(shape)
         result = self._compute(key, wanted, 0.0)
         if result.dtype != torch.bool:
-            raise ComponentError(
-                f"{self._who()} answered {result.dtype} for {key!r}, where a bool tensor was wanted",
-                hint=f"This is a defect of {self._who()}: report it to its author.",
-            )
+            raise self._defect(f"{self._who()} answered {result.dtype} for {key!r}, where a bool tensor was wanted")
         return result.cpu() if span is not None else result.cpu().reshape(shape)
 
     def selected(self, key: str, span: Span) -> NDArray[np.bool_]:

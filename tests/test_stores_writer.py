@@ -40,6 +40,7 @@ from daremerge_core.stores import (
     write_model,
 )
 from daremerge_core.stores import atomic as atomic_module
+from daremerge_core.stores import sharded_writer as sharded_writer_module
 from daremerge_core.stores.sharded_writer import plan_shards
 from daremerge_core.values import TensorMeta
 
@@ -311,6 +312,7 @@ class TestAtomic:
     def test_a_failing_system_call(
         self, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
+        monkeypatch.setattr(sharded_writer_module, "exchange", lambda one, other: False)
         with make(tmp_path) as sink:
             fill(sink)
             sink.commit()
@@ -368,6 +370,22 @@ class TestAtomic:
             assert other.exists()
             fill(sink)
             sink.commit()
+
+    def test_an_exchange_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with make_folder(tmp_path) as sink:
+            fill(sink)
+            sink.commit()
+        before = everything(tmp_path)
+
+        def failing(one: Path, other: Path) -> bool:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(sharded_writer_module, "exchange", failing)
+        with make_folder(tmp_path, overwrite=True) as sink:
+            fill(sink)
+            with pytest.raises(OutputError, match="Input/output error"):
+                sink.commit()
+        assert everything(tmp_path) == before
 
     def test_a_young_partial_file_is_not_swept(self, tmp_path: Path) -> None:
         young = tmp_path / ".out.1-00000000.daremerge-partial"

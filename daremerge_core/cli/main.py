@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": ("run", "Check a recipe and show what it would do."),
     "import": ("run", "Translate another tool's configuration into a recipe."),
     "inspect": ("inspect", "Show what a model, mask or gradient file holds."),
+    "verify": ("verify", "Check that files are whole, finite, and what their recipe gives."),
     "methods": ("catalog", "List the installed components."),
     "plugins": ("catalog", "List plugins, and what failed to load and why."),
     "demo": ("demo", "Train, fine-tune and merge small networks; a minute."),

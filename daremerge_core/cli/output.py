@@ -15,7 +15,7 @@ from ..catalog import Catalog, discover
 from ..errors import CatalogError, OutputError
 from ..plan import Plan
 from ..printable import printable
-from ..recipe import Recipe, StorageDtype, kind_of
+from ..recipe import OnNonfinite, Recipe, StorageDtype, kind_of
 from ..rendering import check_report_path, write_report
 from ..rendering.text import print_report
 from ..sizes import parse_size
@@ -27,10 +27,12 @@ from .show import as_typed, show_plan, show_summary
 if TYPE_CHECKING:
     from ..engine import Settings
 
-__all__ = ["output_parameters", "perform", "settings_from"]
+__all__ = ["WRITTEN", "output_parameters", "perform", "settings_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+WRITTEN = ("dtype", "shard_size", "on_nonfinite")
+"""Options that are fields of a recipe's output."""
 _DTYPES = list(StorageDtype.__args__)  # type: ignore[attr-defined]
 
 
@@ -52,6 +54,11 @@ _OUTPUT = click.Option(["-o", "--output"], type=click.Path(path_type=Path), meta
 _MODEL = [
     click.Option(["--dtype"], type=click.Choice(_DTYPES), help="Storage dtype of float tensors.  [default: keep]"),
     click.Option(["--shard-size"], metavar="SIZE", help="Write a folder of shards of at most SIZE, e.g. 5GB."),
+    click.Option(
+        ["--on-nonfinite"],
+        type=click.Choice(OnNonfinite.__args__),  # type: ignore[attr-defined]
+        help="NaN and infinite values: write them, stop, or write zeros.  [default: keep]",
+    ),
 ]
 _MACHINE = [
     click.Option(["--device"], default="auto", show_default=True, help="auto, cpu, cuda, mps, …"),

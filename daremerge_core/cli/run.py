@@ -20,7 +20,7 @@ from ..recipe import (
     recipe_folders,
 )
 from ..stores.atomic import write_text
-from .output import output_parameters, perform
+from .output import WRITTEN, output_parameters, perform
 
 __all__ = ["import_command", "plan_command", "run_command"]
 
@@ -28,7 +28,7 @@ __all__ = ["import_command", "plan_command", "run_command"]
 def _load(path: Path, settings: tuple[str, ...], params: dict[str, Any]) -> Recipe:
     recipe = load_recipe(path, discover())
     data = recipe.model_dump(exclude_none=True)
-    given = {"dtype": params.get("dtype"), "shard_size": params.get("shard_size")}
+    given = {field: params.get(field) for field in WRITTEN}
     data["output"] |= {key: value for key, value in given.items() if value}
     return parse_recipe(apply_settings(data, settings), source=str(path)) if settings or any(given.values()) else recipe
 

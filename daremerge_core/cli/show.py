@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,13 +153,19 @@ def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
         f"{format_size(summary.bytes_out)} in {summary.seconds:.1f} s ({format_size(int(rate))}/s)"
     )
     _show_changes(plan)
-    if summary.nonfinite:
-        count = sum(summary.nonfinite.values())
-        names = ", ".join(printable(key) for key in list(summary.nonfinite)[:3])
-        more = f" and {len(summary.nonfinite) - 3} more" if len(summary.nonfinite) > 3 else ""
-        click.echo(
-            f"warning: {count} values are NaN or infinite, in {len(summary.nonfinite)} tensors: {names}{more}", err=True
-        )
+    _warn_of(summary.nonfinite, "are NaN or infinite" + _instead(plan))
+    _warn_of(summary.overflowed, "were too large for the dtype they are stored in")
+
+
+def _instead(plan: Plan) -> str:
+    return ", and were written as zero" if plan.graph.recipe.output.on_nonfinite == "zero" else ""
+
+
+def _warn_of(found: Mapping[str, int], what: str) -> None:
+    if found:
+        names = ", ".join(f"{printable(key)} ({count})" for key, count in list(found.items())[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        click.echo(f"warning: {sum(found.values())} values {what}, in {len(found)} tensors: {names}{more}", err=True)
 
 
 _ANCHORS = {"a": "A", "model": "the model", "base": "the base", "models": "the first model"}

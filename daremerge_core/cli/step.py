@@ -15,7 +15,7 @@ from ..components import Component, LoraTool, ports
 from ..errors import CatalogError, RecipeError
 from ..recipe import parse_recipe
 from .options import component_parameters, flag, given_options, is_argument
-from .output import output_parameters, perform
+from .output import WRITTEN, output_parameters, perform
 
 __all__ = ["Components", "edit_command", "gradient_command", "mask_command", "merge_command", "report_command"]
 
@@ -129,7 +129,7 @@ def _run_step(cls: type[Component], ctx: click.Context, /, **params: Any) -> Non
             models[name] = options[name]
             options[name] = name
     step = STEP[cls.kind]
-    output = {"step": step} | {field: params[field] for field in ("dtype", "shard_size") if params.get(field)}
+    output = {"step": step} | {field: params[field] for field in WRITTEN if params.get(field)}
     data = {"models": models, "steps": {step: {"op": f"{cls.kind}.{cls.name}", **options}}, "output": output}
     try:
         perform(parse_recipe(data), params, folders=[Path()], target=params["output"])

@@ -13,15 +13,28 @@ import secrets
 import shutil
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from ..errors import OutputError
 from ..sizes import format_size
 
-__all__ = ["Partial", "check_space", "fail", "replace", "resolve_target", "sync_folder", "write_bytes", "write_text"]
+__all__ = [
+    "Partial",
+    "check_space",
+    "fail",
+    "replace",
+    "resolve_target",
+    "set_aside",
+    "sync_folder",
+    "write_bytes",
+    "write_text",
+]
 
 _SUFFIX = "daremerge-partial"
+_ASIDE = "-old"
 _NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
 _ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a process that is about to lock it
 
@@ -77,6 +90,9 @@ def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn
     if code == errno.EFBIG:
         hint = "A FAT32 disk holds files up to 4 GiB: write to another disk, or in shards."
         raise OutputError(f"{target}: {format_size(needed)} is too large for this file system.", hint=hint) from error
+    if code in (errno.EMFILE, errno.ENFILE):
+        hint = "Write fewer, larger shards (--shard-size), or raise the limit: ulimit -n 4096"
+        raise OutputError(f"{target}: too many files are open at once.", hint=hint) from error
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         raise OutputError(
             f"{target}: cannot be written: {reason}.", hint=f"Check the permissions of {target.parent}."
@@ -93,7 +109,7 @@ class Partial:
 
     def __init__(self, target: Path, *, folder: bool = False) -> None:
         stem = (target.name if folder else target.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
-        _sweep(target.parent, stem)
+        _sweep(target, stem)
         self.path = target.parent / f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
         # Before there is anything to remove, so that an interrupt at any point from here on finds it in place.
         self._discard = weakref.finalize(self, _discard, self.path, folder)
@@ -126,28 +142,61 @@ def _discard(path: Path, folder: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sweep(parent: Path, stem: str) -> None:
-    """Remove partial files of this target whose process is gone: nobody holds their lock."""
-    ours = re.compile(rf"\.{re.escape(stem)}\.\d+-[0-9a-f]{{8}}\.{_SUFFIX}")
+def _sweep(target: Path, stem: str) -> None:
+    """Remove partial files of this target whose process is gone: nobody holds their lock.
+
+    A folder that was set aside is put back where nothing has taken its place.
+    """
+    ours = re.compile(rf"\.{re.escape(stem)}\.\d+-[0-9a-f]{{8}}\.{_SUFFIX}(?:{_ASIDE})?")
     try:
-        found = [entry for entry in os.scandir(parent) if ours.fullmatch(entry.name)]
+        found = [entry for entry in os.scandir(target.parent) if ours.fullmatch(entry.name)]
     except OSError:  # a folder that may be written but not listed
         return
     for entry in found:
+        aside = entry.name.endswith(_ASIDE)
         try:
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime < _ABANDONED_AFTER:
+            if not aside and time.time() - entry.stat(follow_symlinks=False).st_mtime < _ABANDONED_AFTER:
                 continue
             fd = os.open(entry.path, os.O_RDONLY)
             try:
                 abandoned = _try_lock(fd)
             finally:
                 os.close(fd)
-            if abandoned and entry.is_dir(follow_symlinks=False):
+            if not abandoned:
+                continue
+            if aside and not os.path.lexists(target):
+                os.rename(entry.path, target)
+            elif entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
-            elif abandoned:
+            else:
                 os.unlink(entry.path)
         except OSError:  # somebody else's: let it lie
             continue
+
+
+@contextmanager
+def set_aside(partial: Partial, target: Path) -> Iterator[None]:
+    """Have ``target``, a folder, out of the way while something takes its place; put back if that fails, else removed.
+
+    For systems that cannot exchange two paths: a process that is killed in between leaves nothing at ``target``. The
+    next that writes there finds the old folder and puts it back.
+    """
+    aside = partial.path.with_name(partial.path.name + _ASIDE)
+    fd = os.open(target, os.O_RDONLY) if os.name == "posix" else -1
+    try:
+        if fd >= 0:
+            _try_lock(fd)
+        os.rename(target, aside)
+        try:
+            yield
+        except BaseException:
+            os.rename(aside, target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:

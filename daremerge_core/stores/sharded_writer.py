@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 from .. import dtypes
 from ..errors import ModelFileError, OutputError
 from ..values import TensorMeta
-from .atomic import Partial, check_space, fail, resolve_target, sync_folder, write_text
+from .atomic import Partial, check_space, fail, resolve_target, set_aside, sync_folder, write_text
 from .companions import copy_companions
+from .exchange import exchange
 from .sharded_folder import INDEX_NAME, read_weight_map
 from .writer import SafetensorsWriter
 
@@ -127,20 +127,13 @@ class ShardedWriter:
         return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
 
     def _swap(self) -> None:
-        """Put the new folder in the place of the old, if there is one; back again if that fails."""
-        aside = None
-        if self.path.exists():
-            aside = self._partial.path.with_name(f"{self._partial.path.name}-old")
-            os.rename(self.path, aside)
-        try:
+        """Put the new folder in the place of the old, if there is one; what is old goes when this sink does."""
+        if not self.path.exists():
             os.rename(self._partial.path, self.path)
-        except BaseException:
-            if aside:
-                os.rename(aside, self.path)
-            raise
+        elif not exchange(self._partial.path, self.path):
+            with set_aside(self._partial, self.path):
+                os.rename(self._partial.path, self.path)
         sync_folder(self.path.parent)
-        if aside:
-            shutil.rmtree(aside, ignore_errors=True)
 
     def abort(self) -> None:
         """See :meth:`Sink.abort`."""

@@ -1,0 +1,44 @@
+"""``python -m crash``: merges killed before and after every step, and at random moments."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from .scene import KINDS, Scene, Victims
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m crash", description="Kill merges, and look what is left.")
+    parser.add_argument("--moments", type=int, default=200, help="random moments for each kind of output")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng = random.Random(given.seed)
+    with tempfile.TemporaryDirectory() as name, Victims.hired() as victims:
+        for kind in KINDS:
+            scene = Scene(Path(name) / kind, victims, kind)
+            killed = 0
+            for number in range(len(scene.steps)):
+                for after in (False, True):
+                    for had_old in (False, True):
+                        scene.clear(with_old=had_old)
+                        killed += scene.merge(die_at=number, after=after) < 0
+                        scene.assert_whole(had_old=had_old)
+            print(f"{kind}: killed {killed} times, before and after each of {len(scene.steps)} steps", flush=True)
+            started = time.monotonic()
+            scene.merge()
+            whole = time.monotonic() - started
+            killed = 0
+            for number in range(given.moments):
+                had_old = bool(number % 2)
+                scene.clear(with_old=had_old)
+                killed += scene.merge(kill_after=rng.uniform(0, 1.1 * whole)) < 0
+                scene.assert_whole(had_old=had_old)
+            print(f"{kind}: killed {killed} times at {given.moments} random moments of {whole:.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
