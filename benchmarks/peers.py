@@ -18,7 +18,8 @@ from jobs import Job
 __all__ = ["PEERS", "installed"]
 
 PYTHON = "{python}"
-MERGEKIT = (PYTHON, "-W", "ignore", "-m", "mergekit.scripts.merge_raw_pytorch", "{config}", "{out}")
+MAIN = "from mergekit.scripts.merge_raw_pytorch import main; main()"
+MERGEKIT = (PYTHON, "-W", "ignore", "-c", MAIN, "{config}", "{out}")
 MECHA = (PYTHON, "-W", "ignore", str(Path(__file__).parent / "peer_sd_mecha.py"))
 
 
