@@ -81,6 +81,8 @@ def sparse_folder(folder: Path, *, layers: int = 48, shards: int = 4) -> None:
         weight_map |= {meta.key: path.name for meta in held}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    config = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _decoder_layer(prefix: str, hidden: int = 4096, inner: int = 11008) -> list[TensorMeta]:

@@ -121,7 +121,7 @@ def load_recipe(path: Path, catalog: Catalog | None = None) -> Recipe:
 
 def _read(path: Path) -> Any:
     """The plain data in a YAML or JSON file. JSON may be long: gradients are, and hold recipes."""
-    from .stores import strict_json
+    from . import strict_json
     from .stores.files import read_text
 
     is_json = path.suffix.lower() == ".json"
@@ -147,7 +147,8 @@ def recipe_folders(path: Path) -> list[Path]:
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What a merged file says of its making. Raises RecipeError when it says nothing."""
-    from .stores import open_model, strict_json
+    from . import strict_json
+    from .stores import open_model
 
     model = open_model(path)
     try:

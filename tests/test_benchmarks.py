@@ -207,3 +207,19 @@ def test_peers_that_are_not_there_are_left_out(bench: SimpleNamespace, monkeypat
     assert [(one.tool, one.command[0]) for one in bench.peers.installed(sys.executable)] == [
         (f"pytest {pytest.__version__}", sys.executable)
     ]
+
+
+def test_the_docs_show_the_committed_results(bench: SimpleNamespace) -> None:
+    """docs/benchmarks.md holds their tables, and no others."""
+    docs = (FOLDER.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    shown = set()
+    for path in (FOLDER / "results").glob("*.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        shown |= {bench.tables.time_table(report)} if "results" in report else set()
+        shown |= {bench.tables.scaling_table(report, series) for series in report.get("scaling", ())}
+        if path.name == "sd15.json":
+            shown |= {bench.tables.machine_table(report), bench.tables.startup_table(report)}
+    assert len(shown) == 8
+    for table in shown:
+        assert table in docs
+    assert sum(line.startswith("|-") for line in docs.splitlines()) == len(shown)

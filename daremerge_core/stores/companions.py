@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from . import strict_json
+from .. import strict_json
 from .header import is_unicode
 
 __all__ = ["companions_of", "copy_companions", "is_companion"]

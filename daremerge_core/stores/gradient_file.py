@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .. import strict_json
 from ..errors import ComponentError, ModelFileError, nearest
 from ..printable import shortened
-from . import strict_json
 from .atomic import write_text
 from .files import read_text
 from .header import name_problem

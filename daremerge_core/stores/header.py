@@ -14,12 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from .. import dtypes
+from .. import dtypes, strict_json
 from ..errors import ModelFileError
 from ..printable import shortened
 from ..sizes import format_size
 from ..values import TensorMeta
-from . import strict_json
 from .files import EXPLAINED, guess_format
 
 __all__ = [

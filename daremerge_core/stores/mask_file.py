@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import strict_json
 from ..errors import ModelFileError
 from ..printable import shortened
 from ..values import Mask, Model, Span, TensorMeta
-from . import strict_json
 from .header import shape_problem
 from .memory import MemoryModel
 from .safetensors_file import SafetensorsFile

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from .. import strict_json
 from ..errors import ModelFileError
 from ..printable import shortened
 from ..values import Span, TensorMeta
-from . import strict_json
 from .companions import companions_of
 from .files import read_text
 from .safetensors_file import Extent, SafetensorsFile

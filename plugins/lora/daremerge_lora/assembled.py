@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from daremerge_core.dtypes import torch_dtype
-from daremerge_core.stores.tensors import check_span, take
 from daremerge_core.values import Model, Span, TensorMeta
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ class AssembledModel:
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
         """Raises ``KeyError`` for an unknown key, ``IndexError`` for a span outside it."""
+        from daremerge_core.stores.tensors import check_span, take  # not at the top: --help loads this module
+
         assembly = self._assemblies[key]
         meta = assembly.meta
         if span is not None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from daremerge_core import strict_json
 from daremerge_core.dtypes import nbytes
 from daremerge_core.errors import ModelFileError
-from daremerge_core.stores import strict_json
 from daremerge_core.stores.files import open_regular
 from daremerge_core.stores.header import is_unicode, read_header
 from daremerge_core.stores.safetensors_file import SafetensorsFile

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from daremerge_core.stores import strict_json
+from daremerge_core import strict_json
 
 from .made import NewModule
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from daremerge_core import DaremergeError, RecipeRef, Report, Reporter
+from daremerge_core import DaremergeError, RecipeRef, Report, Reporter, strict_json
 from daremerge_core.components import Component, ports
 from daremerge_core.decisions import Action, Decision, tally
 from daremerge_core.dtypes import torch_dtype
 from daremerge_core.errors import PlanError
 from daremerge_core.recipe import METADATA_KEY
-from daremerge_core.stores import strict_json
 from daremerge_core.values import TensorMeta
 
 from .adding import added

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from daremerge_core import strict_json
 from daremerge_core.printable import shortened
-from daremerge_core.stores import strict_json
 
 __all__ = ["COMPONENTS", "PeftConfig", "read_configs"]
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from ..printable import shortened
+from .printable import shortened
 
 __all__ = ["MAX_DEPTH", "JsonError", "line_of", "loads"]
 
