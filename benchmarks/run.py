@@ -30,7 +30,7 @@ from checks import VARIANTS, check, check_table
 from jobs import JOBS, STARTUP, Job, floor, parts, prepare
 from machine import facts
 from measure import CommandFailed, Measurement, measure
-from peers import installed
+from peers import PEERS, installed
 
 HERE = Path(__file__).parent
 STARTUP_RUNS = 5
@@ -156,15 +156,16 @@ def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Job]]
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before each run")
     parser.add_argument("--no-warm-up", action="store_true", help="count the first round too")
     options = parser.parse_args(argv)
-    names = options.methods.split(",") if options.methods is not None else [job.name for job in JOBS]
-    unknown = sorted(set(names) - {"", *(job.name for job in JOBS)})
+    known = [job.name for job in (*JOBS, *PEERS)]
+    names = options.methods.split(",") if options.methods is not None else known
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        parser.error(f"--methods: there is no {unknown[0]!r}; choose from {', '.join(job.name for job in JOBS)}")
+        parser.error(f"--methods: there is no {unknown[0]!r}; choose from {', '.join(known)}")
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     if options.cold and not hasattr(os, "posix_fadvise"):
         parser.error("--cold: this system cannot be told to forget a file")
-    jobs = [job for job in JOBS if job.name in names]
+    jobs = [job for job in (*JOBS, *(installed(options.peers) if options.peers else ())) if job.name in names]
     return options, [job.into_folder() for job in jobs] if options.layout == FOLDER else jobs
 
 
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             kind = "cold" if options.cold else "time"
             files = checkpoints(options.layout, options.data)
-            results = bench([*jobs, *(installed(options.peers) if options.peers else ())], files, scratch, how)
+            results = bench(jobs, files, scratch, how)
             report["results"] = [result.report() for result in results]
             report["startup"] = startup(STARTUP_RUNS)
             shown = [tables.time_table(report), tables.startup_table(report)]
