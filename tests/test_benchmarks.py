@@ -178,6 +178,13 @@ def test_a_run_leaves_figures_and_a_picture(bench: SimpleNamespace, tmp_path: Pa
     assert (tmp_path / "out" / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_tool_that_writes_nothing_is_no_result(bench: SimpleNamespace, tmp_path: Path) -> None:
+    files = bench.checkpoints.checkpoints("tiny", tmp_path)
+    idle = bench.jobs.Job("idle", ("a",), (*PYTHON, "pass"))
+    with pytest.raises(bench.measure.CommandFailed, match="wrote nothing"):
+        bench.run.bench([idle], files, tmp_path, bench.run.Conditions(1, 1, "1GiB", warm_up=False))
+
+
 def test_scaling_has_a_point_for_each_number_of_models(
     bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
