@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .plan import Plan, make_plan
 from .recipe import Recipe, make_component, parse_recipe, resolve
 from .sizes import parse_size
 from .stores.atomic import resolve_target
+from .stores.journal import Journal, forget, layout_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,13 +52,22 @@ def plan_recipe(
     return make_plan(graph, catalog, folders=folders, output=output, live=live, changed_only=changed_only)
 
 
-def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Catalog | None = None) -> Sink:
-    """Where the result goes: a plugin's format if one claims the path, else safetensors, sharded when asked."""
+def create_sink(
+    plan: Plan, path: Path, *, overwrite: bool = False, catalog: Catalog | None = None, at: Path | None = None
+) -> Sink:
+    """Where the result goes: a plugin's format if one claims the path, else safetensors, sharded when asked.
+
+    Args:
+        at: where it is written until it is whole, so that it can be resumed.
+    """
     from .stores import SafetensorsWriter, ShardedWriter
 
     catalog = catalog or discover()
     custom: Sink | None = catalog.hook.daremerge_create(path=path, plan=plan)
     if custom is not None:
+        if at is not None:
+            custom.abort()
+            raise OutputError(f"{path}: this format cannot be resumed", hint="Run it without --resume.")
         return custom
     placeholder = plan.metadata({one.name: f"blake3:{'0' * 64}" for one in plan.inputs})
     shard_size = shard_size_for(plan, path)
@@ -69,9 +80,10 @@ def create_sink(plan: Plan, path: Path, *, overwrite: bool = False, catalog: Cat
             overwrite=overwrite,
             companions=plan.companions(),
             stored_as=TORCH_NAMES.get(plan.graph.recipe.output.dtype),
+            at=at,
         )
     _check_suffix(path, ".safetensors", "Name the output *.safetensors, or pass --shard-size for a folder.")
-    return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite)
+    return SafetensorsWriter(path, plan.tensors, placeholder, overwrite=overwrite, at=at)
 
 
 def shard_size_for(plan: Plan, path: Path) -> str | None:
@@ -136,6 +148,7 @@ def run_plan(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     expected: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> Summary:
     """Compute a plan's result and write it to ``output``, whole or not at all: a model, a mask or a gradient.
 
@@ -143,6 +156,7 @@ def run_plan(
 
     Args:
         expected: content identities that the inputs must have, by name.
+        resume: go on with an interrupted run of the same plan, and keep what is finished where this one is.
     """
     catalog = catalog or discover()
     if plan.kind == "gradient":
@@ -150,11 +164,22 @@ def run_plan(
     else:
         from .engine import Settings, execute, settle  # before there is anything to clean up: this imports torch
 
-        if plan.unsettled():  # then the file's header is not known yet, but where it goes can be checked
+        settings = settings or Settings()
+        if resume or plan.unsettled():  # before there is a sink to do it
             resolve_target(output, overwrite=overwrite, folder=shard_size_for(plan, output) is not None)
-            settle(plan, settings or Settings(), progress=progress, cancel=cancel)
-        sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog)
-        summary = execute(plan, sink, settings or Settings(), progress=progress, cancel=cancel, expected=expected)
+        with Journal(output) if resume else nullcontext() as journal:
+            if journal:
+                journal.check(plan.recipe())
+            if plan.unsettled():  # then the file's header is not known yet
+                settle(plan, settings, progress=progress, cancel=cancel)
+            if journal:
+                journal.check({"tensors": layout_digest(plan.tensors)})
+            at = journal.partial if journal else None
+            sink = create_sink(plan, output, overwrite=overwrite, catalog=catalog, at=at)
+            summary = execute(
+                plan, sink, settings, progress=progress, cancel=cancel, expected=expected, journal=journal
+            )
+        forget(output)
     catalog.hook.daremerge_finished(plan=plan, summary=summary)
     return summary
 
@@ -186,6 +211,7 @@ def merge_recipe(
     settings: Settings | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
+    resume: bool = False,
 ) -> Summary:
     """Run a recipe and write its result to ``output``.
 
@@ -193,6 +219,7 @@ def merge_recipe(
         folder: where the recipe's relative paths start.
         overwrite: replace an existing output.
         settings: threads, memory, device; none of it changes the result.
+        resume: go on with an interrupted run of the same recipe, and keep what is finished where this one is.
 
     Raises:
         DaremergeError: anything the caller can mend; nothing is left at ``output``.
@@ -201,5 +228,12 @@ def merge_recipe(
     target = Path(output)
     with plan_recipe(recipe, catalog=catalog, folders=[Path(folder)], output=target) as plan:
         return run_plan(
-            plan, target, catalog=catalog, overwrite=overwrite, settings=settings, progress=progress, cancel=cancel
+            plan,
+            target,
+            catalog=catalog,
+            overwrite=overwrite,
+            settings=settings,
+            progress=progress,
+            cancel=cancel,
+            resume=resume,
         )

@@ -19,14 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from blake3 import blake3
+
 from .allocator import freed_memory_kept
 from .dtypes import nbytes
 from .errors import Interrupted, PlanError
-from .nonfinite import Nonfinite
+from .nonfinite import Counted, Nonfinite
 from .plan import Plan
 from .sizes import format_size
 from .stores.identity import IdentityBuilder, Leaf, file_identity
-from .stores.sink import Sink
+from .stores.journal import Finished, Journal, Piece, layout_digest
+from .stores.sink import ResumableSink, Sink
 from .stores.stamps import Stamps, changed, stamps
 from .stores.tensors import stored_bytes
 from .survey import Survey
@@ -106,6 +109,8 @@ class Summary:
     overflowed: dict[str, int] = field(default_factory=dict)
     """Elements that were finite, and too large for the dtype they are stored in."""
     bytes_out: int = 0
+    bytes_kept: int = 0
+    """Of these: what an interrupted run had written."""
     seconds: float = 0.0
     identities: dict[str, str] = field(default_factory=dict)
     """Content identity of every input, by name."""
@@ -119,6 +124,10 @@ class _Task:
     spans: Sequence[Span]
     cost: int
     """Bytes of scratch."""
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.meta.key, self.spans[0].start, self.spans[-1].stop)
 
 
 def needs_torch(plan: Plan) -> bool:
@@ -152,12 +161,15 @@ def execute(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
     expected: Mapping[str, str] | None = None,
+    journal: Journal | None = None,
 ) -> Summary:
     """Compute the plan's result into ``sink`` and commit it.
 
     Args:
         cancel: set it from any thread to stop within a span.
         expected: content identities the inputs must have; a run that finds another one writes nothing.
+        journal: says what of an interrupted run is in the sink, which is then a :class:`.ResumableSink`, and is told
+            what else is. Removed at the end.
 
     Raises:
         Interrupted: cancelled or Ctrl-C; the sink is aborted.
@@ -180,18 +192,23 @@ def execute(
             inputs = _Identities(plan, weighed)
             # Where nothing waits for the identities, inputs are hashed a little ahead of where they are merged: each
             # is read from the disk once, also when memory cannot hold it.
-            waits = bool(expected) or settings.sha256 or to_measure > 0
+            waits = bool(expected or journal) or settings.sha256 or to_measure > 0
             pool.run([(0, beside), *inputs.jobs(None if waits else HASHED_AHEAD)])
             if expected:
                 check_identities(plan, inputs.found(), expected)
+            if journal:
+                journal.begin(plan.provenance(inputs.found()) | {"tensors": layout_digest(plan.tensors)})
             if waits:
                 sink.describe(plan.metadata(inputs.found()), sha256=settings.sha256)
             with one_thread_per_op():
                 _make_ready(plan, chosen[0], pool, weighed)
                 tasks = _tasks(plan, settings, threads)
+                if journal:
+                    tasks = _unfinished(tasks, journal, sink, pool, weighed, nonfinite)
+                work = sum(nbytes(task.meta.dtype, task.piece.numel) for task in tasks)
 
                 def job(task: _Task) -> tuple[int, Callable[[], object]]:
-                    return task.cost, partial(_write, plan, sink, task, cancel, weighed, nonfinite)
+                    return task.cost, partial(_write, plan, sink, task, cancel, weighed, nonfinite, journal)
 
                 pool.run(inputs.among(tasks, job))
             identities = inputs.found()
@@ -199,7 +216,12 @@ def execute(
                 sink.describe(plan.metadata(identities))
             _check_unchanged(opened)
             paths = sink.commit()
-    except KeyboardInterrupt:
+            if journal:
+                journal.remove()
+    except (KeyboardInterrupt, Interrupted):
+        if journal and journal.finished:
+            what = "stopped; what is finished is kept"
+            raise Interrupted(what, hint="To go on, run the same command again, with --resume.") from None
         raise Interrupted("stopped; nothing was written") from None
     finally:
         shown.finish()
@@ -210,9 +232,10 @@ def execute(
         merged,
         copied,
         skipped,
-        nonfinite=dict(sorted(nonfinite.found.items())),
-        overflowed=dict(sorted(nonfinite.overflowed.items())),
+        nonfinite=nonfinite.found(),
+        overflowed=nonfinite.overflowed(),
         bytes_out=plan.bytes_out,
+        bytes_kept=plan.bytes_out - work,
         seconds=time.monotonic() - started,
         identities=identities,
     )
@@ -447,17 +470,51 @@ def _too_large(meta: TensorMeta, how: str, cost: int, settings: Settings) -> Pla
     )
 
 
+def _unfinished(
+    tasks: Sequence[_Task], journal: Journal, sink: Sink, pool: Pool, progress: _Weighed, nonfinite: Nonfinite
+) -> list[_Task]:
+    """The tasks that are left to do: what an interrupted run wrote is kept where it stands as that run wrote it."""
+    assert isinstance(sink, ResumableSink)
+    kept: set[Piece] = set()
+
+    def check(task: _Task) -> None:
+        piece, found, digest = task.piece, journal.finished[task.piece], blake3()
+        for block in sink.read_back(piece.key, piece.start, piece.numel):
+            digest.update(block)
+        if digest.hexdigest() == found.blake3:
+            sink.keep(piece.key, piece.start, piece.numel)
+            nonfinite.add(piece.key, Counted(found.nonfinite, found.overflowed))
+            progress.advance_work(task.meta, piece.numel)
+            kept.add(piece)
+
+    pool.run((0, partial(check, task)) for task in tasks if task.piece in journal.finished)
+    return [task for task in tasks if task.piece not in kept]
+
+
 def _write(
-    plan: Plan, sink: Sink, task: _Task, cancel: threading.Event, progress: _Weighed, nonfinite: Nonfinite
+    plan: Plan,
+    sink: Sink,
+    task: _Task,
+    cancel: threading.Event,
+    progress: _Weighed,
+    nonfinite: Nonfinite,
+    journal: Journal | None,
 ) -> None:
     """Compute and write one task."""
+    counted = Counted()
+    digest = blake3() if journal else None
     with _inference():
         for span in task.spans:
             if cancel.is_set():
                 return
-            data = stored_bytes(plan.result, task.meta.key, span)
-            sink.write_raw(task.meta.key, span.start, nonfinite.check(task.meta, span, data))
+            data = nonfinite.check(task.meta, span, stored_bytes(plan.result, task.meta.key, span), counted)
+            sink.write_raw(task.meta.key, span.start, data)
+            if digest:
+                digest.update(data)
             progress.advance_work(task.meta, span.numel)
+    nonfinite.add(task.meta.key, counted)
+    if journal and digest:
+        journal.add(task.piece, Finished(digest.hexdigest(), counted.nonfinite, counted.overflowed))
 
 
 def _inference() -> AbstractContextManager[object]:

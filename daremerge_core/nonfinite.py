@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import loops
@@ -19,7 +20,17 @@ from .views import CastView, ModelView
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Nonfinite", "count_suspicious", "uncast"]
+__all__ = ["Counted", "Nonfinite", "count_suspicious", "uncast"]
+
+
+@dataclass
+class Counted:
+    """What was found in a piece of a tensor."""
+
+    nonfinite: int = 0
+    """Elements that are NaN or infinite; also where fp8 holds its largest number for an infinity."""
+    overflowed: int = 0
+    """Elements that were finite, and too large for the dtype they are stored in."""
 
 
 class Nonfinite:
@@ -32,13 +43,26 @@ class Nonfinite:
     def __init__(self, result: Model, policy: OnNonfinite) -> None:
         self._result, self._policy = result, policy
         self._lock = threading.Lock()
-        self.found: dict[str, int] = {}
-        """Elements that are NaN or infinite, by tensor; also where fp8 holds its largest number for an infinity."""
-        self.overflowed: dict[str, int] = {}
-        """Elements that were finite, and too large for the dtype they are stored in."""
+        self._counted: dict[str, Counted] = {}
 
-    def check(self, meta: TensorMeta, span: Span, data: memoryview) -> memoryview:
-        """The bytes to write for a span. Raises :class:`.PlanError` where the policy is to stop."""
+    def add(self, key: str, piece: Counted) -> None:
+        """Something was found in a piece of this tensor, or nothing."""
+        if piece.nonfinite or piece.overflowed:
+            with self._lock:
+                tensor = self._counted.setdefault(key, Counted())
+                tensor.nonfinite += piece.nonfinite
+                tensor.overflowed += piece.overflowed
+
+    def found(self) -> dict[str, int]:
+        """By tensor, see :attr:`Counted.nonfinite`."""
+        return {key: one.nonfinite for key, one in sorted(self._counted.items()) if one.nonfinite}
+
+    def overflowed(self) -> dict[str, int]:
+        """By tensor, see :attr:`Counted.overflowed`."""
+        return {key: one.overflowed for key, one in sorted(self._counted.items()) if one.overflowed}
+
+    def check(self, meta: TensorMeta, span: Span, data: memoryview, piece: Counted) -> memoryview:
+        """The bytes to write for a span of ``piece``. Raises :class:`.PlanError` where the policy is to stop."""
         if meta.dtype not in FLOATS or not count_suspicious(data, meta.dtype):
             return data
         import torch
@@ -50,11 +74,9 @@ class Nonfinite:
         # fp8 holds its largest number in the place of an infinity.
         bad |= ~_isfinite(before)
         large = _isfinite(before) & (before.double().abs() >= _too_large(meta.dtype))
-        count, overflowed = int(bad.sum()), int(large.sum())
-        with self._lock:
-            for found, number in ((self.found, count), (self.overflowed, overflowed)):
-                if number:
-                    found[meta.key] = found.get(meta.key, 0) + number
+        count = int(bad.sum())
+        piece.nonfinite += count
+        piece.overflowed += int(large.sum())
         if count and self._policy == "error":
             raise _refused(meta, count, int((bad & large).sum()))
         if count and self._policy == "zero":

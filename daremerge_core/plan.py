@@ -115,15 +115,19 @@ class Plan:
         """The recipe with every default written out, and what it was run with."""
         return {"version": 1, "recipe": self.graph.resolved(), "made_with": dict(sorted(self.made_with.items()))}
 
-    def metadata(self, identities: Mapping[str, str]) -> dict[str, str]:
-        """The output's metadata: the anchor's own, and how to make these bytes again."""
-        kept = {k: v for k, v in self.result.metadata.items() if k not in _STALE}
+    def provenance(self, identities: Mapping[str, str]) -> dict[str, Any]:
+        """How to make these bytes again: the recipe, what it was run with, and what it was run on."""
         inputs = {
             one.name: {"path": one.named_path, "identity": identities[one.name]}
             for one in sorted(self.inputs, key=lambda one: one.name)
         }
-        provenance = self.recipe() | {"inputs": inputs}
-        return kept | {METADATA_KEY: json.dumps(provenance, separators=(",", ":"), ensure_ascii=False)}
+        return self.recipe() | {"inputs": inputs}
+
+    def metadata(self, identities: Mapping[str, str]) -> dict[str, str]:
+        """The output's metadata: the anchor's own, and its :meth:`provenance`."""
+        kept = {k: v for k, v in self.result.metadata.items() if k not in _STALE}
+        provenance = json.dumps(self.provenance(identities), separators=(",", ":"), ensure_ascii=False)
+        return kept | {METADATA_KEY: provenance}
 
     def companions(self) -> Mapping[str, Path]:
         """Configuration and tokenizer files of the model that gives the result its tensors, by name."""

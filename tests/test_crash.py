@@ -61,6 +61,47 @@ def test_killed_at_any_moment(scene: Scene) -> None:
         scene.assert_whole(had_old=had_old)
 
 
+@pytest.mark.parametrize("had_old", [False, True], ids=["new", "old"])
+def test_killed_and_resumed(scene: Scene, had_old: bool) -> None:
+    """At every second step of one run after the other, until there is nothing left to do."""
+    scene.clear(with_old=had_old)
+    killed, number = 0, 0
+    while scene.merge("b", "--resume", die_at=number, after=bool(killed % 2)) == -signal.SIGKILL:
+        killed, number = killed + 1, number + 2
+        scene.assert_old_or_new(had_old=had_old)
+    assert killed > 3
+    assert [path.name for path in scene.place.iterdir()] == [scene.out.name]
+    assert scene.content() == scene.new
+
+
+def test_what_was_finished_before_a_kill_is_not_written_again(scene: Scene) -> None:
+    scene.clear()
+    assert scene.merge("b", "--resume") == 0
+    steps = scene.log()
+    last = max(number for number, name in enumerate(steps) if name == "pwrite")
+    scene.clear()
+    assert scene.merge("b", "--resume", "--threads", "1", die_at=last) == -signal.SIGKILL
+    assert scene.merge("b", "--resume") == 0
+    headers = 1 if scene.kind == "file" else 3
+    assert scene.log().count("pwrite") == headers + 1
+    assert "kept from an interrupted run" in scene.said()
+    assert scene.content() == scene.new
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(scene: Scene, sent: signal.Signals) -> None:
+    scene.clear(with_old=True)
+    # The header is written first, and slowly; then each piece is.
+    status, _ = scene.timed("b", "--resume", signal=int(sent), after_writes=3 if scene.kind == "file" else 5, slow=0.3)
+    assert status == 130
+    assert "--resume" in scene.said()
+    assert scene.content() == scene.old
+    status = scene.merge("b")
+    assert status == 0
+    assert "--resume would go on" in scene.said()
+    assert [path.name for path in scene.place.iterdir()] == [scene.out.name]
+
+
 def test_the_check_sees_half_a_file(scene: Scene) -> None:
     scene.clear(with_old=True)
     [path, *_] = scene.out.iterdir() if scene.kind == "folder" else [scene.out]

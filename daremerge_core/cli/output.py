@@ -20,6 +20,7 @@ from ..rendering import check_report_path, write_report
 from ..rendering.text import print_report
 from ..sizes import parse_size
 from ..stores import open_model, replaced_by
+from ..stores.journal import kept_beside
 from ..views import ModelView
 from .options import ParamType
 from .show import as_typed, show_plan, show_summary
@@ -69,6 +70,9 @@ _RUN = [
     click.Option(["--overwrite"], is_flag=True, help="Replace an existing output."),
     click.Option(["--dry-run"], is_flag=True, help="Check everything, show the plan, write nothing."),
 ]
+_RESUME = click.Option(
+    ["--resume"], is_flag=True, help="Go on with an interrupted run; keep what is finished if this one is interrupted."
+)
 _SHA256 = click.Option(["--sha256"], is_flag=True, help="Also take the SHA-256 of the file, as model sites list it.")
 _REPORT = click.Option(
     ["--report"],
@@ -94,9 +98,9 @@ def output_parameters(
     """
     options = {
         "gradient": [_OUTPUT, *_RUN],
-        "mask": [_OUTPUT, *_MACHINE, *_RUN, _SHA256, _QUIET],
+        "mask": [_OUTPUT, *_MACHINE, *_RUN, _RESUME, _SHA256, _QUIET],
         "report": [_OUTPUT, _THEME, *_MACHINE, *_RUN, _QUIET],
-    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, _SHA256, *([_REPORT] if reports else []), _QUIET])
+    }.get(kind, [_OUTPUT, *_MODEL, *_MACHINE, *_RUN, _RESUME, _SHA256, *([_REPORT] if reports else []), _QUIET])
     taken = {word for parameter in beside for word in parameter.opts}
     return [_without(option, taken) for option in options]
 
@@ -194,6 +198,9 @@ def _run(plan: Plan, params: dict[str, Any], target: Path, expected: dict[str, s
     else:
         from .progress import make_progress
 
+        if not params["resume"] and (kept := kept_beside(target)):
+            where = printable(str(kept))
+            click.echo(f"note: an interrupted run was kept in {where}: --resume would go on with it", err=True)
         summary = run_plan(
             plan,
             target,
@@ -201,6 +208,7 @@ def _run(plan: Plan, params: dict[str, Any], target: Path, expected: dict[str, s
             settings=settings_from(params),
             progress=make_progress(sys.stderr, quiet=params["quiet"]),
             expected=expected,
+            resume=params["resume"],
         )
     show_summary(plan, summary, target)
     for path, digest in summary.sha256.items():

@@ -152,6 +152,8 @@ def show_summary(plan: Plan, summary: Summary, target: Path) -> None:
         f"wrote {printable(str(target))}: {len(plan.tensors)} tensors, "
         f"{format_size(summary.bytes_out)} in {summary.seconds:.1f} s ({format_size(int(rate))}/s)"
     )
+    if summary.bytes_kept:
+        click.echo(f"  {format_size(summary.bytes_kept)} of it were kept from an interrupted run")
     _show_changes(plan)
     _warn_of(summary.nonfinite, "are NaN or infinite" + _instead(plan))
     _warn_of(summary.overflowed, "were too large for the dtype they are stored in")

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +25,7 @@ __all__ = [
     "Partial",
     "check_space",
     "fail",
+    "lock",
     "replace",
     "resolve_target",
     "set_aside",
@@ -36,6 +37,8 @@ __all__ = [
 _SUFFIX = "daremerge-partial"
 _ASIDE = "-old"
 _NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
+_OLD_OR_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_NEW = _OLD_OR_NEW | os.O_EXCL
 _ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a process that is about to lock it
 
 
@@ -67,11 +70,21 @@ def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path
     return target
 
 
-def check_space(target: Path, needed: int) -> None:
-    """Raise :class:`OutputError` when ``needed`` bytes are more than the disk has free."""
-    free = shutil.disk_usage(target.parent).free
+def check_space(target: Path, needed: int, *, at: Path | None = None) -> None:
+    """Raise :class:`OutputError` when ``needed`` bytes are more than the disk has free, and what ``at`` takes of it."""
+    free = shutil.disk_usage(target.parent).free + (_taken(at) if at else 0)
     if needed > free:
         raise _no_space(target, needed, free)
+
+
+def _taken(path: Path) -> int:
+    """Bytes of disk that a file takes, or all files in a folder."""
+    if path.is_dir():
+        return sum(_taken(one) for one in path.iterdir())
+    if not path.exists():
+        return 0
+    found = path.stat()
+    return found.st_blocks * 512 if hasattr(found, "st_blocks") else found.st_size
 
 
 def _no_space(target: Path, needed: int, free: int) -> OutputError:
@@ -105,23 +118,29 @@ class Partial:
 
     It is locked for as long as its process lives, and removed when this object goes. What a killed process left
     behind for the same target is removed.
+
+    Args:
+        at: where it is to be instead; it may be there already, and it stays when this object goes.
     """
 
-    def __init__(self, target: Path, *, folder: bool = False) -> None:
-        stem = (target.name if folder else target.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
-        _sweep(target, stem)
-        self.path = target.parent / f".{stem}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
-        # Before there is anything to remove, so that an interrupt at any point from here on finds it in place.
-        self._discard = weakref.finalize(self, _discard, self.path, folder)
+    def __init__(self, target: Path, *, folder: bool = False, at: Path | None = None) -> None:
+        self._discard: Callable[[], object] = lambda: None
+        new = at is None
+        if at is None:
+            _sweep(target, _stem(target, folder))
+            at = _beside(target, folder)
+            # Before there is anything to remove, so that an interrupt at any point from here on finds it in place.
+            self._discard = weakref.finalize(self, _discard, at, folder)
+        self.path = at
         try:
             if folder:
-                self.path.mkdir()
+                self.path.mkdir(exist_ok=not new)
                 self.fd = os.open(self.path, os.O_RDONLY) if os.name == "posix" else -1
             else:
-                self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+                self.fd = os.open(self.path, _NEW if new else _OLD_OR_NEW, 0o666)
         except OSError as error:
             fail(error, target)
-        _try_lock(self.fd)
+        lock(self.fd)
 
     def close(self) -> None:
         """Close the file, which also unlocks it."""
@@ -133,6 +152,15 @@ class Partial:
         """Close and remove what was written; harmless once it has been renamed."""
         self.close()
         self._discard()
+
+
+def _stem(target: Path, folder: bool) -> str:
+    return (target.name if folder else target.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _beside(target: Path, folder: bool) -> Path:
+    """A name that nothing has, for what is to take the place of ``target``."""
+    return target.parent / f".{_stem(target, folder)}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
 
 
 def _discard(path: Path, folder: bool) -> None:
@@ -159,7 +187,7 @@ def _sweep(target: Path, stem: str) -> None:
                 continue
             fd = os.open(entry.path, os.O_RDONLY)
             try:
-                abandoned = _try_lock(fd)
+                abandoned = lock(fd)
             finally:
                 os.close(fd)
             if not abandoned:
@@ -175,17 +203,18 @@ def _sweep(target: Path, stem: str) -> None:
 
 
 @contextmanager
-def set_aside(partial: Partial, target: Path) -> Iterator[None]:
+def set_aside(target: Path) -> Iterator[None]:
     """Have ``target``, a folder, out of the way while something takes its place; put back if that fails, else removed.
 
     For systems that cannot exchange two paths: a process that is killed in between leaves nothing at ``target``. The
     next that writes there finds the old folder and puts it back.
     """
-    aside = partial.path.with_name(partial.path.name + _ASIDE)
+    beside = _beside(target, folder=True)
+    aside = beside.with_name(beside.name + _ASIDE)
     fd = os.open(target, os.O_RDONLY) if os.name == "posix" else -1
     try:
         if fd >= 0:
-            _try_lock(fd)
+            lock(fd)
         os.rename(target, aside)
         try:
             yield
@@ -199,16 +228,21 @@ def set_aside(partial: Partial, target: Path) -> Iterator[None]:
             os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
-    """Take the lock that tells other processes that this file is in use; False when it is taken or cannot be had."""
+def lock(fd: int) -> bool | None:
+    """Take the lock that tells other processes that this file is in use; False when another has it.
+
+    None where it cannot be had: on Windows, where a file in use cannot be removed anyway, and on some network disks.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows, where a file in use cannot be removed anyway
-        return False
+    except ImportError:
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 

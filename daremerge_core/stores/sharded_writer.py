@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def plan_shards(tensors: Sequence[TensorMeta], shard_size: int) -> list[list[Ten
 
 
 class ShardedWriter:
-    """A :class:`~daremerge_core.stores.sink.Sink` into a folder of shards.
+    """A :class:`~daremerge_core.stores.sink.ResumableSink` into a folder of shards.
 
     The folder is written under a temporary name beside ``folder`` and renamed as a whole on :meth:`commit`. With
     ``overwrite``, an older folder is replaced if it holds an index, its shards, the same companions and nothing else.
@@ -58,11 +58,13 @@ class ShardedWriter:
         overwrite: bool = False,
         companions: Mapping[str, Path] = {},
         stored_as: str | None = None,
+        at: Path | None = None,
     ) -> None:
         """
         Args:
             companions: configuration and tokenizer files to put beside the shards, by name.
             stored_as: torch's name of the dtype that ``config.json`` is to state; what it states by default.
+            at: as of :class:`SafetensorsWriter`, the folder.
         """
         if not tensors or shard_size < 1:
             raise ValueError("shards need at least one tensor, and a size of at least one byte")
@@ -75,13 +77,14 @@ class ShardedWriter:
         if len(self._shard_of) != len(tensors):
             raise ValueError("two tensors have one name")
         self._total = sum(dtypes.nbytes(meta.dtype, meta.numel) for meta in tensors)
-        check_space(self.path, self._total)
-        self._partial = Partial(self.path, folder=True)
+        check_space(self.path, self._total, at=at)
+        self._partial = Partial(self.path, folder=True, at=at)
         self._writers: list[SafetensorsWriter] = []
         try:
+            kept = _tidied(at, self._names) if at else {}
             for number, (name, shard) in enumerate(zip(self._names, shards, strict=True)):
                 own = _metadata_of_shard(number, metadata or {})
-                self._writers.append(SafetensorsWriter(self._partial.path / name, shard, own))
+                self._writers.append(SafetensorsWriter(self._partial.path / name, shard, own, at=kept.get(name)))
         except BaseException:
             self.abort()
             raise
@@ -93,6 +96,14 @@ class ShardedWriter:
     def write_raw(self, key: str, start: int, data: memoryview) -> None:
         """See :meth:`Sink.write_raw`."""
         self._writers[self._shard_of[key]].write_raw(key, start, data)
+
+    def read_back(self, key: str, start: int, count: int) -> Iterator[memoryview]:
+        """See :meth:`ResumableSink.read_back`."""
+        return self._writers[self._shard_of[key]].read_back(key, start, count)
+
+    def keep(self, key: str, start: int, count: int) -> None:
+        """See :meth:`ResumableSink.keep`."""
+        self._writers[self._shard_of[key]].keep(key, start, count)
 
     def describe(self, metadata: Mapping[str, str], *, sha256: bool = False) -> None:
         """See :meth:`Sink.describe`."""
@@ -131,7 +142,7 @@ class ShardedWriter:
         if not self.path.exists():
             os.rename(self._partial.path, self.path)
         elif not exchange(self._partial.path, self.path):
-            with set_aside(self._partial, self.path):
+            with set_aside(self.path):
                 os.rename(self._partial.path, self.path)
         sync_folder(self.path.parent)
 
@@ -150,6 +161,20 @@ class ShardedWriter:
 
 def _metadata_of_shard(number: int, metadata: Mapping[str, str]) -> Mapping[str, str]:
     return metadata if number == 0 else {name: text for name, text in metadata.items() if name == "format"}
+
+
+def _tidied(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
+    """Where each shard is written in a folder that stays: as left there, those that were finished too.
+
+    Whatever else lies there, such as the index of a run that was killed just before its end, goes.
+    """
+    kept = {name: folder / f".{name}.partial" for name in names}
+    for name, path in kept.items():
+        if (folder / name).exists():
+            os.replace(folder / name, path)
+    for path in set(folder.iterdir()) - set(kept.values()):
+        path.unlink()
+    return kept
 
 
 def _resolve_folder(folder: Path, companions: Collection[str], *, overwrite: bool) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Sink"]
+__all__ = ["ResumableSink", "Sink"]
 
 _Self = TypeVar("_Self")
 
@@ -60,3 +60,16 @@ class Sink(Protocol):
     def __enter__(self: _Self) -> _Self: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+@runtime_checkable
+class ResumableSink(Sink, Protocol):
+    """A sink that may find what an interrupted run wrote, and go on with it."""
+
+    def read_back(self, key: str, start: int, count: int) -> Iterator[memoryview]:
+        """The bytes that stand there now for ``count`` elements from ``start``, in blocks, written or not."""
+        ...
+
+    def keep(self, key: str, start: int, count: int) -> None:
+        """Take these elements as written: they are as they should be. After :meth:`describe`."""
+        ...

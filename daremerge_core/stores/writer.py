@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Lock
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SafetensorsWriter", "write_model"]
 
+_BLOCK = 4 << 20  # bytes read back at a time
 _CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class SafetensorsWriter:
-    """A :class:`~daremerge_core.stores.sink.Sink` into one safetensors file.
+    """A :class:`~daremerge_core.stores.sink.ResumableSink` into one safetensors file.
 
     The same tensors and metadata give the same bytes, whatever the order of writes and the number of threads. All space
     is taken at once, under a temporary name beside ``path``; the file appears at ``path`` on :meth:`commit`.
@@ -44,7 +45,13 @@ class SafetensorsWriter:
         metadata: Mapping[str, str] | None = None,
         *,
         overwrite: bool = False,
+        at: Path | None = None,
     ) -> None:
+        """
+        Args:
+            at: where to write until :meth:`commit`. What an interrupted run of the same layout wrote there is kept, and
+                stays when this one is given up too.
+        """
         self._overwrite = overwrite
         self._tensors = {meta.key: meta for meta in in_file_order(tensors)}
         self._header = encode_header(in_file_order(tensors), metadata or {})
@@ -55,7 +62,7 @@ class SafetensorsWriter:
             self.nbytes += dtypes.nbytes(meta.dtype, meta.numel)
 
         self.path = resolve_target(Path(path), overwrite=overwrite)
-        check_space(self.path, self.nbytes)
+        check_space(self.path, self.nbytes, at=at)
         self._missing = {meta.key: meta.numel for meta in self._tensors.values()}
         self._idle = Condition()  # guards _missing and the two below; notified when a write ends
         self._under_way: set[object] = set()
@@ -66,7 +73,7 @@ class SafetensorsWriter:
         self._behind: WriteBehind | None = None
         self.digests: dict[Path, str] = {}
         """See :attr:`Sink.digests`."""
-        self._partial = Partial(self.path)
+        self._partial = Partial(self.path, at=at)
         try:
             _allocate(self._partial.fd, self.nbytes)
         except OSError as error:
@@ -129,6 +136,30 @@ class SafetensorsWriter:
             with self._idle:
                 self._under_way.discard(this_write)
                 self._idle.notify_all()
+
+    def read_back(self, key: str, start: int, count: int) -> Iterator[memoryview]:
+        """See :meth:`ResumableSink.read_back`."""
+        offset, stop = self._range(key, start, count)
+        try:
+            with open(self._partial.path, "rb", buffering=0) as file:
+                file.seek(offset)
+                while offset < stop and (block := file.read(min(_BLOCK, stop - offset))):
+                    offset += len(block)
+                    yield memoryview(block)
+        except OSError as error:
+            fail(error, self.path, self.nbytes)
+
+    def keep(self, key: str, start: int, count: int) -> None:
+        """See :meth:`ResumableSink.keep`."""
+        if self._digest:
+            self._digest.written(*self._range(key, start, count))
+        with self._idle:
+            self._missing[key] -= count
+
+    def _range(self, key: str, start: int, count: int) -> tuple[int, int]:
+        """Where in the file these elements lie."""
+        dtype, offset = self._tensors[key].dtype, self._offsets[key]
+        return offset + dtypes.nbytes(dtype, start), offset + dtypes.nbytes(dtype, start + count)
 
     def _write_at(self, data: memoryview, offset: int) -> None:
         fd = self._partial.fd
@@ -218,11 +249,10 @@ def write_model(
 
 def _allocate(fd: int, size: int) -> None:
     """Take the space now, so that a full disk shows before the work and not after it."""
+    os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(fd, 0, size)
-            return
         except OSError as error:
             if error.errno not in _CANNOT_ALLOCATE:
                 raise
-    os.ftruncate(fd, size)

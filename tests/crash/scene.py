@@ -22,7 +22,7 @@ __all__ = ["KINDS", "Scene", "Victims"]
 
 ELEMENTS = 60_000
 """Of each of the models' tensors: a tensor is more than one write of a shard."""
-LITTER = re.compile(r"\.out\.\d+-[0-9a-f]{8}\.daremerge-partial(-old)?")
+LITTER = re.compile(r"\.out\.\d+-[0-9a-f]{8}\.daremerge-partial(-old)?|\.out(\.safetensors)?\.daremerge-resume")
 KINDS: Mapping[str, Sequence[str]] = {"file": (), "folder": ("--shard-size", "200KB")}
 """Options that make the output a file, or a folder of shards."""
 
@@ -121,6 +121,16 @@ class Scene:
 
     def assert_whole(self, *, had_old: bool) -> None:
         """What was there before, or all that is new; beside it at most litter; and the next run clears that away."""
+        found = self.assert_old_or_new(had_old=had_old)
+        long_ago = time.time() - 3600
+        for name in found - {self.out.name}:
+            os.utime(self.place / name, (long_ago, long_ago))
+        assert self.merge() == 0, self.said()
+        assert [path.name for path in self.place.iterdir()] == [self.out.name]
+        assert self.content() == self.new
+
+    def assert_old_or_new(self, *, had_old: bool) -> set[str]:
+        """What was there before, or all that is new, and beside it at most litter; the names of all that is there."""
         found = {path.name for path in self.place.iterdir()}
         strange = {name for name in found - {self.out.name} if not LITTER.fullmatch(name)}
         assert not strange, strange
@@ -130,9 +140,4 @@ class Scene:
                 assert len(list(model.keys())) == 3
         else:
             assert not had_old or not self.exchanges, "what was there before is gone"
-        long_ago = time.time() - 3600
-        for name in found - {self.out.name}:
-            os.utime(self.place / name, (long_ago, long_ago))
-        assert self.merge() == 0, self.said()
-        assert [path.name for path in self.place.iterdir()] == [self.out.name]
-        assert self.content() == self.new
+        return found

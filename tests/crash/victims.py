@@ -94,7 +94,8 @@ def serve() -> None:
             time.sleep(job["kill_after"])
             os.kill(child, signal.SIGKILL)
         if "signal" in job:
-            while not Path(job["log"]).exists() or b"pwrite" not in Path(job["log"]).read_bytes():
+            writes = job.get("after_writes", 1)
+            while not Path(job["log"]).exists() or Path(job["log"]).read_bytes().count(b"pwrite") < writes:
                 time.sleep(0.01)
             os.kill(child, job["signal"])
         started = time.monotonic()
