@@ -38,6 +38,18 @@ def main() -> None:
                 killed += scene.merge(kill_after=rng.uniform(0, 1.1 * whole)) < 0
                 scene.assert_whole(had_old=had_old)
             print(f"{kind}: killed {killed} times at {given.moments} random moments of {whole:.2f} s", flush=True)
+            killed = 0
+            for number in range(given.moments // 10):
+                had_old = bool(number % 2)
+                scene.clear(with_old=had_old)
+                while scene.merge("b", "--resume", kill_after=rng.uniform(0.2 * whole, 1.3 * whole)) < 0:
+                    killed += 1
+                    scene.assert_old_or_new(had_old=had_old)
+                assert scene.content() == scene.new
+                assert [path.name for path in scene.place.iterdir()] == [scene.out.name]
+            print(
+                f"{kind}: killed {killed} times, and resumed, until {given.moments // 10} merges were done", flush=True
+            )
 
 
 if __name__ == "__main__":
