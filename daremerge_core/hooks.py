@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from .cli.main import Lazy
     from .components import Component
     from .engine import Summary
     from .layout import LayoutSpec
@@ -70,8 +69,3 @@ class Hooks:
     @hookspec
     def daremerge_finished(self, plan: Plan, summary: Summary) -> None:
         """A run has ended and its output is in place."""
-
-    @hookspec
-    def daremerge_commands(self, cli: Lazy) -> None:
-        """Add commands of the plugin's own to the command line: ``cli.command``, or ``cli.add_lazy("name",
-        "my_plugin.cli:command", "What it does.")``, which imports a module only when its command runs."""

@@ -284,6 +284,20 @@ class TestHelp:
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
+    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["demo", "--help"]])
+    def test_the_first_help_imports_no_plugin_and_nothing_that_is_slow(self, args: list[str]) -> None:
+        code = (
+            "import sys; from daremerge_core.cli import main; sys.argv = ['daremerge', *sys.argv[1:]]\n"
+            "try: main()\n"
+            "except SystemExit: pass\n"
+            "mine = {'daremerge_core', 'daremerge_lora', 'daremerge_lora.commands'}\n"
+            "plugins = {name for name in sys.modules if name.startswith('daremerge_') and '_core' not in name} - mine\n"
+            "heavy = {'pydantic', 'pluggy', 'yaml', 'daremerge_core.catalog'} & set(sys.modules)\n"
+            "sys.exit(f'imported {plugins | heavy}' if plugins | heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
 
 class TestProcess:
     def test_the_hash_seed_does_not_matter(self, process: Any, models: SimpleNamespace) -> None:

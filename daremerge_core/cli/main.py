@@ -8,11 +8,12 @@ import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
 import click
 
-from ..errors import DaremergeError, Interrupted
+from ..errors import DaremergeError, Interrupted, nearest
 from ..printable import printable_lines
 from ..version import __version__
 
@@ -34,6 +35,9 @@ COMMANDS = {
     "demo": ("demo", "Train, fine-tune and merge small networks; a minute."),
 }
 """Command → (module beside this one, one-line help)."""
+PLUGINS = "daremerge.commands"
+"""The group of entry points that name a plugin's own commands: a mapping as :data:`COMMANDS`, of which the first is a
+``module:attribute``. So ``--help`` imports no plugin."""
 
 
 class Shown(click.ClickException):
@@ -53,13 +57,15 @@ class Lazy(click.Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._elsewhere: dict[str, tuple[str, str]] = {}
-        for name, (module, text) in COMMANDS.items():
-            self.add_lazy(name, f"{__package__}.{module}:{name}_command", text)
+        self._elsewhere = {
+            name: (f"{__package__}.{module}:{name}_command", text) for name, (module, text) in COMMANDS.items()
+        }
 
-    def add_lazy(self, name: str, target: str, help: str) -> None:
-        """Add a command that lies at ``module:attribute``, imported when it runs; ``help`` is a line."""
-        self._elsewhere[name] = (target, help)
+    def add_plugins(self) -> None:
+        """Add the commands of installed plugins. Those of one that is broken are left out: ``plugins`` says why."""
+        for entry_point in sorted(entry_points(group=PLUGINS), key=lambda one: one.name):
+            with suppress(Exception):
+                self._elsewhere = entry_point.load() | self._elsewhere
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         own = {*super().list_commands(ctx), *self._elsewhere} - set(COMMANDS)
@@ -81,10 +87,9 @@ class Lazy(click.Group):
             formatter.write_dl([(name, helps[name]) for name in self.list_commands(ctx)])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from ..catalog import shipped_by
-        from ..errors import nearest
-
         if args and self.get_command(ctx, args[0]) is None:
+            from ..catalog import shipped_by
+
             for home in shipped_by(args[0]):
                 ctx.fail(f"{args[0]} is not installed. It comes with {home}: pip install {home}")
             close = nearest(args[0], self.list_commands(ctx))
@@ -104,7 +109,7 @@ class Lazy(click.Group):
             raise Shown(wrapped) from error
 
 
-def make_cli(*, with_plugins: bool = True) -> click.Group:
+def make_cli(*, with_plugins: bool = True) -> Lazy:
     """The command line: the core's commands and, unless told otherwise, those that plugins add."""
 
     @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -118,9 +123,7 @@ def make_cli(*, with_plugins: bool = True) -> click.Group:
         """
 
     if with_plugins:
-        from ..catalog import discover
-
-        discover().hook.daremerge_commands(cli=cli)
+        cli.add_plugins()
     return cli
 
 

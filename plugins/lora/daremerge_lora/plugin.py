@@ -15,7 +15,6 @@ from .tools.merge import Merge
 from .tools.resize import Resize
 
 if TYPE_CHECKING:
-    from daremerge_core.cli.main import Lazy
     from daremerge_core.components import Component
     from daremerge_core.plan import Plan
 
@@ -26,11 +25,6 @@ SHOWN = 3
 @hookimpl
 def daremerge_components() -> list[type[Component]]:
     return [Apply, Merge, Resize, Extract, Convert, LoraReport]
-
-
-@hookimpl
-def daremerge_commands(cli: Lazy) -> None:
-    cli.add_lazy("lora", "daremerge_lora.cli:lora_command", "LoRAs: look into, apply, merge, resize, extract, convert.")
 
 
 @hookimpl
