@@ -7,6 +7,8 @@ where :func:`daremerge_core.rng.accelerated` says that numba is there. Importing
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -29,17 +31,33 @@ def compilable(*tensors: Tensor) -> bool:
 
 
 def compiled(signature: Any) -> Callable[[F], F]:
-    """Compile a function for one signature of numba types when its module is imported.
+    """Compile a function for one signature of numba types when it is first called: a run pays for what it uses.
 
     The GIL is released, arithmetic is not reordered, and the machine code is cached on disk where there is a folder to
     write the cache to.
     """
-    from numba import njit
 
     def decorate(function: F) -> F:
-        try:
-            return njit(signature, nogil=True, fastmath=False, cache=True)(function)  # type: ignore[no-any-return]
-        except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
-            return njit(signature, nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
+        lock = Lock()
+        machine_code: list[F] = []
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            if not machine_code:
+                with lock:
+                    if not machine_code:
+                        machine_code.append(_compile(function, signature))
+            return machine_code[0](*arguments)
+
+        return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _compile(function: F, signature: Any) -> F:
+    from numba import njit
+
+    try:
+        return njit(signature, nogil=True, fastmath=False, cache=True)(function)  # type: ignore[no-any-return]
+    except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
+        return njit(signature, nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]

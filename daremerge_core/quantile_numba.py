@@ -1,6 +1,6 @@
 """The loops of :mod:`.quantile` compiled by numba for the CPU: the same counts and choices, sooner.
 
-They are compiled when this module is first imported, and loaded from numba's cache on disk from then on. They release
+They are compiled when they are first called, and loaded from numba's cache on disk from then on. They release
 the GIL. They take the bits of float32 as they are, and see magnitudes in them: without the sign, every NaN one value.
 """
 

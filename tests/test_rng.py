@@ -349,15 +349,32 @@ def test_the_package_imports_neither_torch_nor_numba() -> None:
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="no numba")
 class TestNumba:
-    def test_each_function_is_compiled_once_for_good(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from daremerge_core.rng import philox_numba
+    def test_a_function_is_compiled_once_for_good(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When it is first called, also where several threads call it first."""
+        import numba
+        from numba import types
 
-        monkeypatch.setenv("DAREMERGE_FAST", "1")
-        draws(Stream(2**64 - 1), Span(2**62, 2**62 + 10))
-        for function in (philox_numba.bits_into, philox_numba.keep_into):
-            assert len(function.signatures) == 1  # type: ignore[attr-defined]
-            assert function.targetoptions["nogil"]  # type: ignore[attr-defined]
-            assert not function.targetoptions.get("parallel")  # type: ignore[attr-defined]
+        from daremerge_core.compiled import compiled
+
+        asked: list[tuple[Any, dict[str, Any]]] = []
+        real = numba.njit
+
+        def njit(signature: Any, **options: Any) -> Any:
+            asked.append((signature, options))
+            return real(signature, **options)
+
+        monkeypatch.setattr(numba, "njit", njit)
+
+        @compiled(types.int64(types.int64))
+        def double(x: int) -> int:
+            return 2 * x
+
+        assert asked == []
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(double, range(100))) == list(range(0, 200, 2))
+        [(_, options)] = asked
+        assert options["nogil"]
+        assert not options["fastmath"]
 
     @pytest.mark.parametrize("start", [0, 1, 2, 3])
     def test_nothing_outside_the_output_is_written(self, start: int) -> None:
@@ -384,7 +401,9 @@ class TestNumba:
             return lambda function: function
 
         monkeypatch.setattr(numba, "njit", njit)
-        assert compiled("void()")(print) is print
+        called: list[int] = []
+        compiled("void(int64)")(called.append)(3)
+        assert called == [3]
 
 
 def test_without_numba_the_torch_version_serves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 Words are computed for a block of counters at a time, each of the four words in a row of its own, so that LLVM turns
 the ten rounds into vector code: a 32×32→64-bit multiplication is one instruction per register. Integers only, hence
-the same result for any vector width. The functions keep no state and release the GIL; they are compiled when this
-module is first imported, and loaded from numba's on-disk cache from then on.
+the same result for any vector width. The functions keep no state and release the GIL; they are compiled when they are
+first called, and loaded from numba's on-disk cache from then on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The sums of :mod:`.kernels` compiled by numba for the CPU: the same bits, sooner.
 
-They are compiled when this module is first imported, and loaded from numba's cache on disk from then on. They release
+They are compiled when they are first called, and loaded from numba's cache on disk from then on. They release
 the GIL.
 """
 
