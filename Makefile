@@ -22,7 +22,8 @@ test-comfyui: $(VENV_COMFYUI)/.installed
 	@test -n "$(CHROMIUM)" || { echo "No chromium found: 'apt-get install chromium', or CHROMIUM=/path/to/chrome make $@" >&2; exit 1; }
 	CHROMIUM="$(CHROMIUM)" $(VENV_COMFYUI)/bin/python -m pytest adapters/comfyui/tests
 
-# Merges killed before and after every step, and at hundreds of moments; minutes.
+# Merges killed before and after every step, and at hundreds of moments; SDXL-sized merges in 2 GB of memory; minutes.
+# The second needs root, Linux and 32 GB of disk in TMPDIR, and says so where it is skipped.
 test-crash: $(VENV)/.installed-dev
 	cd tests && ../$(BIN)/python -m crash
 

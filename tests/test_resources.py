@@ -16,9 +16,15 @@ import torch
 if sys.platform == "win32":
     pytest.skip("limits, mounts and links as POSIX has them", allow_module_level=True)
 
+from crash import large
+from crash.caged import Cage, NoCage
 from crash.scene import Scene, Victims
 
 from daremerge_core.stores import write_model
+from daremerge_core.values import TensorMeta
+
+LITTLE = 192 << 20
+"""Bytes of memory: a merge of any size takes half of it for itself."""
 
 
 @pytest.fixture
@@ -145,3 +151,35 @@ def test_links_and_sparse_files_are_as_good_as_any(models: Path, tmp_path: Path)
         file.truncate(len(plain))
     assert merge(models, tmp_path / "again.safetensors").returncode == 0
     assert (tmp_path / "plain.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+@pytest.fixture
+def cage() -> Iterator[Cage]:
+    """A process gets 192 MB of memory, with the cached pages of the files it reads and writes."""
+    try:
+        with Cage.of(LITTLE) as made:
+            yield made
+    except NoCage as error:
+        pytest.skip(str(error))
+
+
+def test_more_weights_than_memory(cage: Cage, tmp_path: Path) -> None:
+    """``make test-crash`` merges SDXL checkpoints so, by three methods."""
+    if large.is_in_memory(tmp_path):
+        pytest.skip("files lie in memory here")
+    files = large.make(tmp_path, [TensorMeta(f"layer.{number}", "F16", (2048, 1024)) for number in range(24)])
+    out = tmp_path / "out.safetensors"
+    try:
+        ended = large.merged(cage, "ties", files, out)
+        assert ended.status == 0, ended.said
+        assert 3 * out.stat().st_size > LITTLE
+        assert ended.peak == 0 or ended.peak >= LITTLE // 2  # not asleep: it reads and writes so much
+    finally:
+        for path in (*files.values(), out):  # 400 MB that nobody wants to keep
+            path.unlink(missing_ok=True)
+
+
+def test_the_cage_holds(cage: Cage) -> None:
+    """What the test above would say of a merge that holds its models."""
+    ended = cage.run([sys.executable, "-c", f"bytearray(b'x') * {LITTLE}"])
+    assert ended.status < 0

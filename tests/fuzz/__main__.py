@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--finds", type=Path, default=Path("fuzz-finds"), help="where finds are written")
     parser.add_argument("--file", type=Path, help="read this file alone, with --target")
     parser.add_argument("--engine", choices=("random", "atheris"), default="random")
+    parser.add_argument("--seconds", type=int, default=0, help="at most so long in all, with atheris")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     chosen = [TARGETS[name] for name in given.target or TARGETS]
@@ -106,7 +107,7 @@ def main() -> None:
     if given.engine == "atheris":
         from .guided import run
 
-        run(chosen, given.cases)
+        run(chosen, given.cases, given.seconds, given.finds.absolute())
         return
     finds, shares = given.finds.absolute(), sum(one.share for one in chosen)
     began, found = time.monotonic(), 0
