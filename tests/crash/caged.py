@@ -137,11 +137,10 @@ class Cage:
 
     def _remove(self) -> None:
         for _ in range(50):  # a process that has ended is counted a moment longer
-            try:
+            with suppress(OSError):
                 self._folder.rmdir()
                 return
-            except OSError:
-                time.sleep(0.02)
+            time.sleep(0.02)
 
 
 def _mounted() -> Iterator[tuple[Path, _Names]]:
