@@ -8,11 +8,13 @@ nothing to backtrack into.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 __all__ = ["AnyRun", "AnySingle", "Concatenation", "Either", "Literal", "Name", "Node", "Number", "OneOf", "matches"]
+
+MANY = 10**12
+"""Texts are counted as far as this: braces that are multiplied out give numbers of any length."""
 
 
 class Name:
@@ -55,7 +57,7 @@ class Node(ABC):
 
     @property
     def texts(self) -> int:
-        """How many texts this stands for when its braces are written out."""
+        """How many texts this stands for when its braces are written out, up to :data:`MANY`."""
         return 1
 
 
@@ -152,7 +154,7 @@ class Either(Node):
 
     @property
     def texts(self) -> int:
-        return sum(option.texts for option in self.options)
+        return min(sum(option.texts for option in self.options), MANY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,4 +172,7 @@ class Concatenation(Node):
 
     @property
     def texts(self) -> int:
-        return math.prod(node.texts for node in self.nodes)
+        count = 1
+        for node in self.nodes:
+            count = min(count * node.texts, MANY)
+        return count

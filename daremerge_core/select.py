@@ -129,10 +129,11 @@ class _Parser:
                 self._fail(start, "'!' stands alone", "Write what to leave out right behind it: !*.bias")
         begin = self.at
         node = self._sequence(_END, 0)
-        if node.texts > MAX_TEXTS:
+        if (texts := node.texts) > MAX_TEXTS:
+            many = f"{texts:,}" if texts < globs.MANY else f"{texts:,} or more"
             self._fail(
                 begin,
-                f"the pattern stands for {node.texts:,} names, more than {MAX_TEXTS:,}",
+                f"the pattern stands for {many} names, more than {MAX_TEXTS:,}",
                 "Use * for part of it, or split it into several patterns.",
             )
         return Pattern(self.text[begin : self.at].strip(), negated, node)

@@ -68,6 +68,13 @@ def _loader(source: str) -> type[yaml.SafeLoader]:
             super().__init__(text)
             self._depth = self._values = 0
 
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            # Not only in compose_node: the scanner looks a thousand characters ahead, and takes time for each bracket
+            # that grows with the number of those open.
+            if self.flow_level >= _MAX_DEPTH:
+                raise refuse(self.get_mark(), "nested too deeply")  # type: ignore[no-untyped-call]
+            super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()  # type: ignore[no-untyped-call]
             mark = event.start_mark

@@ -17,6 +17,9 @@ __all__ = ["Item", "PickleProblem", "scan"]
 _WORK = 1000
 """Leaves that may be built for each opcode, on average."""
 
+_LONGEST_NAME = 300
+"""Characters of a module and a name in it; torch's have some 60."""
+
 _CALLED = frozenset(
     {
         "__builtin__ set",
@@ -151,7 +154,11 @@ def _made(name: str, argument: object, popped: Sequence[Item]) -> Item:
     if name in ("GLOBAL", "INST"):
         return Item(leaves, str(argument))
     if name == "STACK_GLOBAL":
-        return Item(leaves, " ".join(item.text or "?" for item in popped))
+        parts = [item.text or "?" for item in popped]
+        # What it makes may be its next argument, twice, and so on: a few bytes each time double the text.
+        if sum(map(len, parts)) > _LONGEST_NAME:
+            raise PickleProblem("a name that is longer than any")
+        return Item(leaves, " ".join(parts))
     if name in _TUPLES:
         return Item(leaves, None, tuple(popped))
     return Item(leaves, argument if isinstance(argument, str) else None)

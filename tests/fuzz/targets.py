@@ -231,6 +231,7 @@ def _render(content: bytes, folder: Path) -> None:
 
     try:
         report = Report(**json.loads(content))
+        assert isinstance(report.title, str)
         assert isinstance(report.text, str)
     except (ValueError, TypeError, AssertionError, RecursionError):
         return  # only what a reporter could have made
