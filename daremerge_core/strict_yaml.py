@@ -72,8 +72,8 @@ def _loader(source: str) -> type[yaml.SafeLoader]:
             # Not only in compose_node: the scanner looks a thousand characters ahead, and takes time for each bracket
             # that grows with the number of those open.
             if self.flow_level >= _MAX_DEPTH:
-                raise refuse(self.get_mark(), "nested too deeply")  # type: ignore[no-untyped-call]
-            super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]
+                raise refuse(self.get_mark(), "nested too deeply")
+            super().fetch_flow_collection_start(token)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()  # type: ignore[no-untyped-call]
