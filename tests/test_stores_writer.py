@@ -485,7 +485,7 @@ class TestSpace:
         ("code", "message"),
         [
             (errno.ENOSPC, "not enough space"),
-            (errno.EDQUOT, "not enough space"),
+            (errno.EDQUOT, "your quota on this disk is used up"),
             (errno.EFBIG, "too large for this file system"),
             (errno.EIO, "cannot be written"),
         ],

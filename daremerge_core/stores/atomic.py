@@ -14,7 +14,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,7 +45,8 @@ _ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a pr
 def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path:
     """Where to write, links followed. An empty folder is in nobody's way when a folder is to be written.
 
-    Raises :class:`OutputError` when something stands there or the folder above is missing.
+    Raises :class:`OutputError` when something stands there or the folder above is missing. What is write-protected is
+    not replaced either: a rename would not heed it.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -65,9 +66,19 @@ def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path
                 raise OutputError(f"{path}: something else stands there, which will not be replaced.")
             if not overwrite:
                 raise OutputError(f"{path}: this file already exists.", hint="Add --overwrite to replace it.")
+        _check_not_protected(target)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         fail(error, path)
     return target
+
+
+def _check_not_protected(target: Path) -> None:
+    for path in (target, *(sorted(target.iterdir()) if target.is_dir() else ())):
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise OutputError(
+                f"{path}: this is write-protected, and will not be replaced.",
+                hint="Make it writable if it may go, or write to another path.",
+            )
 
 
 def check_space(target: Path, needed: int, *, at: Path | None = None) -> None:
@@ -94,11 +105,22 @@ def _no_space(target: Path, needed: int, free: int) -> OutputError:
     )
 
 
+def _over_quota(target: Path, needed: int) -> OutputError:
+    # What the disk has free says nothing here, and what the quota has left the system does not tell.
+    wanted = f": {format_size(needed)} ({needed:,} bytes) needed" if needed else ""
+    return OutputError(
+        f"{target}: not enough space: your quota on this disk is used up{wanted}.",
+        hint="Remove files of yours there, or write to another disk.",
+    )
+
+
 def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn:
     """Raise the :class:`OutputError` that tells a person what the system's error means."""
     code = error.errno if isinstance(error, OSError) else None
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if code in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if code == getattr(errno, "EDQUOT", None):
+        raise _over_quota(target, needed) from error
+    if code == errno.ENOSPC:
         raise _no_space(target, needed, shutil.disk_usage(target.parent).free) from error
     if code == errno.EFBIG:
         hint = "A FAT32 disk holds files up to 4 GiB: write to another disk, or in shards."
@@ -167,7 +189,8 @@ def _discard(path: Path, folder: bool) -> None:
     if folder:
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is mounted for reading, also of what is not there
+            path.unlink(missing_ok=True)
 
 
 def _sweep(target: Path, stem: str) -> None:
@@ -256,7 +279,11 @@ def sync_folder(path: Path) -> None:
     """Force a folder's list of names to disk, where the system has a way to."""
     if os.name != "posix":
         return
-    fd = os.open(path, os.O_RDONLY)
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # it may be written but not listed, and to be forced by itself it must be opened
+        os.sync()
+        return
     try:
         os.fsync(fd)
     except OSError as error:

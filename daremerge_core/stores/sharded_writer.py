@@ -180,7 +180,10 @@ def _tidied(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
 def _resolve_folder(folder: Path, companions: Collection[str], *, overwrite: bool) -> Path:
     """Where to write; raises :class:`OutputError` when that would remove anything but a sharded model."""
     target = resolve_target(folder, overwrite=overwrite, folder=True)
-    found = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    try:
+        found = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    except OSError as error:
+        fail(error, folder)
     if found:
         hint = "Write to another folder, or empty this one yourself."
         try:
