@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ __all__ = [
     "check_space",
     "fail",
     "lock",
+    "open_own",
     "replace",
     "resolve_target",
     "set_aside",
@@ -37,8 +39,9 @@ __all__ = [
 _SUFFIX = "daremerge-partial"
 _ASIDE = "-old"
 _NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
-_OLD_OR_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_NEW = _OLD_OR_NEW | os.O_EXCL
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe, before it is seen to be one
 _ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a process that is about to lock it
 
 
@@ -89,12 +92,13 @@ def check_space(target: Path, needed: int, *, at: Path | None = None) -> None:
 
 
 def _taken(path: Path) -> int:
-    """Bytes of disk that a file takes, or all files in a folder."""
-    if path.is_dir():
-        return sum(_taken(one) for one in path.iterdir())
-    if not path.exists():
+    """Bytes of disk that a file takes, or the files in a folder; of a link nothing, wherever it leads."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return sum(_taken(one) for one in path.iterdir())
+    except OSError:
         return 0
-    found = path.stat()
     return found.st_blocks * 512 if hasattr(found, "st_blocks") else found.st_size
 
 
@@ -142,7 +146,8 @@ class Partial:
     behind for the same target is removed.
 
     Args:
-        at: where it is to be instead; it may be there already, and it stays when this object goes.
+        at: where it is to be instead; it may be there already, and it stays when this object goes. What is there and
+            is a link, or no file or folder as wanted, is refused: writing would go elsewhere.
     """
 
     def __init__(self, target: Path, *, folder: bool = False, at: Path | None = None) -> None:
@@ -156,10 +161,15 @@ class Partial:
         self.path = at
         try:
             if folder:
-                self.path.mkdir(exist_ok=not new)
-                self.fd = os.open(self.path, os.O_RDONLY) if os.name == "posix" else -1
+                if new or not os.path.lexists(self.path):
+                    self.path.mkdir()
+                elif not stat.S_ISDIR(os.lstat(self.path).st_mode):
+                    raise _no_own(target, self.path, "folder")
+                self.fd = os.open(self.path, os.O_RDONLY | _NO_LINK) if os.name == "posix" else -1
+            elif new:
+                self.fd = os.open(self.path, _NEW, 0o666)
             else:
-                self.fd = os.open(self.path, _NEW if new else _OLD_OR_NEW, 0o666)
+                self.fd = open_own(self.path, os.O_RDWR | os.O_CREAT, target)
         except OSError as error:
             fail(error, target)
         lock(self.fd)
@@ -249,6 +259,33 @@ def set_aside(target: Path) -> Iterator[None]:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def open_own(path: Path, flags: int, target: Path) -> int:
+    """Open a file under a name that anybody can guess. With ``O_CREAT`` it may be there or not.
+
+    Raises :class:`OutputError` for a link, for a file that has another name elsewhere, and for what is no file.
+    """
+    if path.is_symlink():  # where the system cannot be told to refuse it
+        raise _no_own(target, path, "file")
+    try:
+        fd = os.open(path, flags | _NO_LINK | _NO_WAIT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link by now, a folder, a socket
+            raise _no_own(target, path, "file") from None
+        raise
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(fd)
+        raise _no_own(target, path, "file")
+    return fd
+
+
+def _no_own(target: Path, path: Path, kind: str) -> OutputError:
+    return OutputError(
+        f"{target}: cannot be resumed: {path} is a link, or no {kind}.",
+        hint=f"Delete {path.parent} to begin anew, if it is what a run left.",
+    )
 
 
 def lock(fd: int) -> bool | None:
