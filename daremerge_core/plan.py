@@ -19,7 +19,7 @@ from .catalog import Catalog
 from .components import Component, Reporter, ValueKind, ports
 from .decisions import Action, Decision, detect_layout, tally
 from .dtypes import FLOATS, SPELLINGS, nbytes
-from .errors import ModelFileError, OutputError, RecipeError, nearest
+from .errors import ModelFileError, OutputError, PlanError, RecipeError, nearest
 from .recipe import (
     METADATA_KEY,
     Graph,
@@ -34,9 +34,13 @@ from .recipe import (
 from .stores import GradientFile, MaskFile, MemoryModel, PackedMask, ShardedFolder, open_model, replaced_by
 from .values import Gradient, Mask, Model, TensorMeta, Unsettled
 from .version import __version__
-from .views import CastView, ModelView, view
+from .views import CastView, ModelView, share, view
 
 __all__ = ["Input", "Plan", "make_plan", "read_plan"]
+
+
+MOST_DEEP = 40
+"""Steps in a chain, each read by the next. Python allows a thousand calls within calls, and a step takes a dozen."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ def make_plan(
                 )
             inputs.append(Input(name, named, path, file_kind, _open(path, file_kind, catalog)))
         values: dict[str, Any] = {**live, **{one.name: one.value for one in inputs}}
+        _check_depth(graph)
         for name, component in graph.steps.items():
             bound = _bound(component, values)
             values[name] = bound if isinstance(bound, Reporter) else view(bound, label=name, layouts=layouts)
@@ -205,6 +210,7 @@ def make_plan(
             result = result.with_dtype(dtype) if hasattr(result, "with_dtype") else CastView(result, dtype)
         if changed_only and isinstance(result, ModelView):
             result = result.changed()
+        share(values.values())
         values[wanted.step] = result
     except BaseException:
         for one in inputs:
@@ -216,6 +222,18 @@ def make_plan(
     plan.made_with = _versions(graph, catalog)
     plan.warnings = [*_warnings(plan), *(line for lines in catalog.hook.daremerge_planned(plan=plan) for line in lines)]
     return plan
+
+
+def _check_depth(graph: Graph) -> None:
+    """Refuse a chain of steps so long that computing it would end in Python's limit on calls within calls."""
+    depths: dict[str, int] = {}
+    for name, component in graph.steps.items():
+        depths[name] = 1 + max((depths.get(of, 0) for _, of in references(component)), default=0)
+        if depths[name] > MOST_DEEP:
+            raise PlanError(
+                f"step {name!r} is the end of a chain of {depths[name]} steps, and {MOST_DEEP} are the most",
+                hint="Write a step in the middle to a file, and go on from that.",
+            )
 
 
 def _bound(component: Component, values: Mapping[str, Any]) -> Component:

@@ -8,6 +8,7 @@ from the metadata of a merged file, or built by the command line; it is strict, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,12 @@ def _read(path: Path) -> Any:
 
 def holds_tensors(path: Path) -> bool:
     """Whether a recipe is sought in the metadata of this file or folder, rather than as text."""
-    return path.is_dir() or path.suffix == ".safetensors"
+    return os.path.isdir(path) or path.suffix == ".safetensors"
 
 
 def recipe_folders(path: Path) -> list[Path]:
     """Where a recipe's relative paths start: beside it; for the one inside an output, here first."""
-    beside = path if path.is_dir() else path.parent
+    beside = path if os.path.isdir(path) else path.parent
     return [Path(), beside] if holds_tensors(path) else [beside]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -139,7 +140,7 @@ def _spans(meta: TensorMeta) -> Iterator[Span]:
 
 def _checksum(path: Path, opened: _Opened) -> Check:
     sidecar = sidecar_of(path)
-    if not sidecar.exists():
+    if not os.path.exists(sidecar):
         return Check("checksum", "not checked", f"there is no {sidecar.name}; --write makes one")
     try:
         said = json.loads(read_text(sidecar, 1 << 20, what="a checksum"))

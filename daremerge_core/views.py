@@ -11,10 +11,12 @@ steps with a file in between.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from . import loops
 from .catalog import distribution_of
@@ -54,10 +56,13 @@ __all__ = [
     "granule",
     "measures",
     "needs_whole",
+    "share",
     "view",
     "without_torch",
     "working_bytes",
 ]
+
+R = TypeVar("R")
 
 TALLY_BLOCK = 1 << 20
 """Elements that a tally reads at a time; integers add up to the same in any order."""
@@ -71,6 +76,20 @@ def blocks_of(numel: int, size: int) -> Iterator[Span]:
         yield Span(0, 0)
     for start in range(0, numel, size):
         yield Span(start, min(start + size, numel))
+
+
+def _remembered(answer: Callable[..., R]) -> Callable[..., R]:
+    """A method about a tensor's reading that asks the views below the same, asked once: views may share one below."""
+
+    @wraps(answer)
+    def ask(self: Any, *args: Any) -> R:
+        known: dict[Any, R] = self._answers
+        place = (answer.__qualname__, self.device, *args)
+        if place not in known:
+            known[place] = answer(self, *args)
+        return known[place]
+
+    return ask
 
 
 def view(
@@ -108,6 +127,15 @@ def _lora(component: LoraTool, label: str) -> Model:
         raise PlanError(f"step {label!r}: {error}") from None
 
 
+def share(views: Iterable[Any]) -> None:
+    """Tell the views that are read several times over, so that they do not compute as often: below one such view
+    there may be another, and each would double the work."""
+    read = Counter(id(_source(value)) for one in views if isinstance(one, TensorView) for value in one.reads())
+    for one in views:
+        if isinstance(one, TensorView):
+            one.shared = read[id(one)] > 1
+
+
 class TensorView:
     """What views that compute tensors share: sites, measuring passes, the contract with the component."""
 
@@ -140,6 +168,9 @@ class TensorView:
         )
         self._loops: dict[str, _BoundLoop | None] = {}
         self._own = threading.local()
+        self._answers: dict[Any, Any] = {}
+        self.shared = False
+        """Whether this view is read several times over. Then what a thread read last is kept for the next to ask."""
 
     def _anchor(self) -> Model:
         """The model whose keys, dtypes and metadata the result has."""
@@ -150,6 +181,10 @@ class TensorView:
 
     # --- the graph below this view ---
 
+    def reads(self) -> Iterator[Any]:
+        """The values that it reads tensor by tensor, one that it reads twice told twice."""
+        yield from self.children()
+
     def children(self) -> Iterator[Any]:
         """The values on every port that is read tensor by tensor."""
         for name, port in ports(type(self.component)).items():
@@ -157,10 +192,12 @@ class TensorView:
             if value is not None and not port.aside:
                 yield from value if isinstance(value, list) else [value]
 
+    @_remembered
     def needs_whole(self, key: str) -> bool:
         """Whether reading ``key`` by spans would make this view, or one below it, repeat whole-tensor work."""
         return self._whole or any(needs_whole(child, key) for child in self.children())
 
+    @_remembered
     def granule(self, key: str) -> int:
         """Elements of ``key`` in a row, where this view, or one below it, sees whole rows; else 1."""
         own = self._row_length(key) if self._rows else 1
@@ -182,6 +219,7 @@ class TensorView:
         last = max(-(-span.stop // row), first + 1)
         return Span(first * row, last * row), (last - first, *meta.shape[1:])
 
+    @_remembered
     def measures(self, key: str) -> bool:
         """Whether reading ``key`` starts with a pass over the whole tensor."""
         return self._passes > 0 or any(measures(child, key) for child in self.children())
@@ -300,6 +338,17 @@ class TensorView:
 
         return {name: _each(value, of) for name, value in self._models.items()}
 
+    def _once(self, what: str, key: str, span: Span, compute: Callable[[], R]) -> R:
+        """What is computed, or was last if that is the same. Nobody writes into what is read."""
+        if not self.shared:
+            return compute()
+        kept: dict[str, Any] = self._own.__dict__.setdefault("kept", {})
+        if kept.get(what, (None,))[0] != (key, span):
+            kept.pop(what, None)  # before there is another
+            kept[what] = (key, span), compute()
+        result: R = kept[what][1]
+        return result
+
     def _who(self) -> str:
         return f"{self.component.kind}.{self.component.name} (step {self.label!r})"
 
@@ -363,17 +412,33 @@ class TensorView:
         with self._blame(key):
             return self.component.conclude(self.layout.place(key), total, tuple(kept.array() for kept in done))
 
+    @_remembered
     def _computes_without_torch(self, key: str) -> bool:
         masks = [mask for _, mask in _each_by_port(self._masks)]
         models = [self.anchor, *(other.model for other in self.others)]
         return all(without_torch(one, key) for one in (*masks, *models)) and self._will_loop(key)
 
     def working_bytes(self, key: str, numel: int) -> int:
-        """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes."""
-        models = 1 + len(self.others)
-        below = max((working_bytes(child, key, numel) for child in self.children()), default=0)
-        return below + self.component.working_bytes(self.anchor.meta(key).shape, numel, models)
+        """Rough bytes of scratch that computing ``numel`` elements of ``key`` takes, and of what is kept below."""
+        kept = sum(4 * numel for one in self._below() if one.shared and _knows(one, key))
+        return kept + self._scratch(key, numel)
 
+    @_remembered
+    def _below(self) -> frozenset[TensorView]:
+        views = [child for child in map(_source, self.children()) if isinstance(child, TensorView)]
+        return frozenset(views).union(*(one._below() for one in views))
+
+    @_remembered
+    def _scratch(self, key: str, numel: int) -> int:
+        def of(child: Any) -> int:
+            known = isinstance(child, TensorView) and _knows(child, key)
+            return child._scratch(key, numel) if known else working_bytes(child, key, numel)
+
+        models = 1 + len(self.others)
+        own = self.component.working_bytes(self.anchor.meta(key).shape, numel, models)
+        return own + max(map(of, self.children()), default=0)
+
+    @_remembered
     def effort(self, key: str) -> float:
         """How many times as long an element of ``key`` takes as in a plain merge, with what it is read from."""
         own = self.component.effort(self.anchor.meta(key).shape)
@@ -396,6 +461,7 @@ class ModelView(TensorView):
         self._layouts = layouts
         self.decisions = decide(component, self.anchor, self.others, self.layout, label=self.label, layouts=layouts)
         self._keys = [key for key, decision in self.decisions.items() if decision.action is not Action.SKIP]
+        self._metas = {key: self._own_meta(key) for key in self.decisions}
 
     def with_dtype(self, dtype: str) -> ModelView:
         """The same view, its float tensors stored as ``dtype`` and rounded once."""
@@ -404,7 +470,8 @@ class ModelView(TensorView):
     def unrounded(self) -> ModelView:
         """The same view, its float tensors in float32 as they were computed."""
         wide = copy(self)
-        wide._dtype = "F32"
+        wide._dtype, wide._own, wide._answers, wide.shared = "F32", threading.local(), {}, False
+        wide._metas = {key: wide._own_meta(key) for key in self._metas}
         return wide
 
     def changed(self) -> ModelView:
@@ -412,6 +479,15 @@ class ModelView(TensorView):
         only = copy(self)
         only._keys = [key for key in self._keys if self.decisions[key].action is Action.MERGE]
         return only
+
+    def reads(self) -> Iterator[Any]:
+        yield from super().reads()
+        if self.component.mask is not None or any(self._lacks_rows(other) for other in self.others):
+            yield self.anchor  # again, for what is left as it is there
+
+    def _lacks_rows(self, other: Other) -> bool:
+        shared = (key for key in self.active_keys() if key in other.keys)
+        return any(other.model.meta(key).shape != self.anchor.meta(key).shape for key in shared)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -421,6 +497,9 @@ class ModelView(TensorView):
         return self._keys
 
     def meta(self, key: str) -> TensorMeta:
+        return self._metas[key]
+
+    def _own_meta(self, key: str) -> TensorMeta:
         meta = self.anchor.meta(key)
         return meta if self._dtype is None else _with_dtype(meta, self._dtype)
 
@@ -471,7 +550,7 @@ class ModelView(TensorView):
         loop = self._merging_loop(key) if decision.action is Action.MERGE else None
         if loop is None:
             return raw_bytes(self.read(key, span).contiguous())
-        return self._run(loop, key, span).data.cast("B")
+        return self._once("bytes", key, span, lambda: self._run(loop, key, span).data.cast("B"))
 
     def _merging_loop(self, key: str) -> _BoundLoop | None:
         return self._loop(key) if self.meta(key).dtype in loops.DTYPES else None
@@ -513,18 +592,24 @@ class ModelView(TensorView):
             return cast(_read_on(self.anchor, key, span, where), dtype)
         meta = self.anchor.meta(key)
         wanted = span or meta.whole
+        result = self._once("tensor", key, wanted, lambda: self._computed(key, wanted, decision.ratio, dtype, where))
+        return result if span is not None else result.reshape(meta.shape)
+
+    def _computed(self, key: str, wanted: Span, ratio: float, dtype: torch.dtype, where: torch.device) -> Tensor:
+        import torch
+
+        from .kernels import cast
+
         if (loop := self._merging_loop(key)) is not None:
-            stored = torch.from_numpy(self._run(loop, key, wanted)).view(dtype)
-            return stored if span is not None else stored.reshape(meta.shape)
+            return torch.from_numpy(self._run(loop, key, wanted)).view(dtype)
         mask = self.component.mask
         if mask is None:
-            result = cast(self._merged(key, wanted, decision.ratio), dtype)
-        else:
-            chosen = _read_mask(mask, key, meta, wanted, where)
-            result = cast(_read_on(self.anchor, key, wanted, where), dtype)
-            if chosen.any():
-                result = torch.where(chosen, cast(self._merged(key, wanted, decision.ratio), dtype), result)
-        return result if span is not None else result.reshape(meta.shape)
+            return cast(self._merged(key, wanted, ratio), dtype)
+        chosen = _read_mask(mask, key, self.anchor.meta(key), wanted, where)
+        result = cast(_read_on(self.anchor, key, wanted, where), dtype)
+        if chosen.any():
+            result = torch.where(chosen, cast(self._merged(key, wanted, ratio), dtype), result)
+        return result
 
     def _merged(self, key: str, span: Span, ratio: float) -> Tensor:
         result = self._compute(key, span, ratio)
@@ -622,25 +707,31 @@ class MaskView(TensorView):
         return self._shapes.get(key)
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
-        import torch
-
         shape = self._shapes[key]
         wanted = span or self.anchor.meta(key).whole
+        chosen = self._once("tensor", key, wanted, lambda: self._computed(key, wanted))
+        return chosen if span is not None else chosen.reshape(shape)
+
+    def _computed(self, key: str, span: Span) -> Tensor:
+        import torch
+
         if self._loop(key) is not None:
-            chosen = torch.from_numpy(self.selected(key, wanted))
-            return chosen if span is not None else chosen.reshape(shape)
-        result = self._compute(key, wanted, 0.0)
+            return torch.from_numpy(self.selected(key, span))
+        result = self._compute(key, span, 0.0)
         if result.dtype != torch.bool:
             raise self._defect(f"{self._who()} answered {result.dtype} for {key!r}, where a bool tensor was wanted")
-        return result.cpu() if span is not None else result.cpu().reshape(shape)
+        return result.cpu()
 
     def selected(self, key: str, span: Span) -> NDArray[np.bool_]:
         """As :meth:`read`, as an array."""
-        import numpy as np
-
         loop = self._loop(key)
         if loop is None:
             return self.read(key, span).numpy()
+        return self._once("chosen", key, span, lambda: self._selected(loop, key, span))
+
+    def _selected(self, loop: _BoundLoop, key: str, span: Span) -> NDArray[np.bool_]:
+        import numpy as np
+
         out = np.empty(span.numel, np.bool_)
         with self._blame(key):
             for place, chosen in loops.run(loop.loop, loop.sources, span, self._pool()):

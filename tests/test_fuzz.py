@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 fuzz = pytest.importorskip("fuzz.__main__", reason="needs the folder tests on the path, and resource limits")
+from fuzz import resumed  # noqa: E402
 from fuzz.guards import Breach, bounded_memory, time_limit, watched  # noqa: E402
 from fuzz.targets import TARGETS, Target  # noqa: E402
 
@@ -41,6 +42,15 @@ def test_what_was_once_found_stays_mended(find: Path, tmp_path: Path, monkeypatc
         warnings.simplefilter("ignore")
         target(find.read_bytes(), tmp_path)
         fuzz.check(target, find.read_bytes(), tmp_path, measure=True)
+
+
+@pytest.mark.parametrize("scene", range(len(resumed.SCENES)))
+def test_every_trap_for_a_run_that_goes_on(scene: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = resumed.journal(Random(0))
+    TARGETS["journal"](content, tmp_path)  # imports what it needs
+    for text in (resumed.whole(), b"", b"{}\n"):
+        fuzz.check(TARGETS["journal"], bytes([scene]) + text, tmp_path)
 
 
 def _target(read: object) -> Target:

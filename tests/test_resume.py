@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,3 +283,62 @@ def test_long_names_do_not_share_a_folder(tmp_path: Path) -> None:
         with Journal(tmp_path / name) as journal:
             folders.add(journal.folder)
     assert len(folders) == 2
+
+
+@pytest.mark.parametrize("trap", ["folder", "partial", "shard", "finished shard", "something else"])
+def test_links_in_a_folder_of_shards_are_not_followed(models: SimpleNamespace, tmp_path: Path, trap: str) -> None:
+    """Nor removed with what they lead to: whoever guesses the folder's name can put them there."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_bytes(b"somebody's own")
+    assert interrupted(models, DARE, 5)
+    kept = models.folder / ".out.daremerge-resume"
+    [shard, *_] = sorted((kept / "partial").iterdir())
+    place, there = {
+        "folder": (kept, elsewhere),
+        "partial": (kept / "partial", elsewhere),
+        "shard": (shard, elsewhere / "precious"),
+        "finished shard": (kept / "partial" / shard.name.removeprefix(".").removesuffix(".partial"), elsewhere),
+        "something else": (kept / "partial" / "else", elsewhere),
+    }[trap]
+    if trap in ("folder", "partial"):
+        place.rename(tmp_path / "moved")
+    else:
+        place.unlink(missing_ok=True)
+    place.symlink_to(there)
+    if trap != "something else":
+        with pytest.raises(OutputError, match="cannot be resumed"):
+            merge(models, DARE)
+        kept.unlink() if kept.is_symlink() else shutil.rmtree(kept)  # as the hint says
+    merge(models, DARE)
+    assert [(path.name, path.read_bytes()) for path in elsewhere.iterdir()] == [("precious", b"somebody's own")]
+    merge(models, DARE, name="whole")
+    assert content(models.folder / "out") == content(models.folder / "whole")
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "chown") or os.geteuid() != 0:
+        pytest.skip("files can be given away by an administrator alone")
+    folder = tmp_path / ".out.safetensors.daremerge-resume"
+    folder.mkdir()
+    os.chown(folder, 12345, -1)
+    with pytest.raises(OutputError, match="belongs to somebody else"):
+        Journal(tmp_path / "out.safetensors")
+    os.chown(tmp_path, 12345, -1)  # who owns the folder above may do anything there
+    with Journal(tmp_path / "out.safetensors"):
+        pass
+
+
+def test_a_journal_without_end_is_not_held_in_memory(tmp_path: Path) -> None:
+    folder = tmp_path / ".out.safetensors.daremerge-resume"
+    folder.mkdir()
+    with (folder / "journal.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with Journal(tmp_path / "out.safetensors") as journal:
+            assert journal.finished == {}
+        assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    finally:
+        tracemalloc.stop()
+    assert not folder.exists()

@@ -444,13 +444,6 @@ class TestTargets:
             assert sink.commit() == [tmp_path / "disk" / "real.safetensors"]
         assert (tmp_path / "out.safetensors").is_symlink()
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_without_permission(self, tmp_path: Path, make: Make) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(OutputError, match="cannot be written"):
-            make(tmp_path)
-        tmp_path.chmod(0o700)
-
     @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
     def test_permission_is_explained(
         self, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, code: int
@@ -485,7 +478,7 @@ class TestSpace:
         ("code", "message"),
         [
             (errno.ENOSPC, "not enough space"),
-            (errno.EDQUOT, "not enough space"),
+            (errno.EDQUOT, "your quota on this disk is used up"),
             (errno.EFBIG, "too large for this file system"),
             (errno.EIO, "cannot be written"),
         ],

@@ -51,7 +51,9 @@ class Size(ParamType):
             self.fail(str(error), param, ctx)
 
 
-_OUTPUT = click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write.")
+_OUTPUT = click.Option(
+    ["-o", "--output"], type=click.Path(path_type=Path, readable=False), metavar="FILE", help="Where to write."
+)
 _MODEL = [
     click.Option(["--dtype"], type=click.Choice(_DTYPES), help="Storage dtype of float tensors.  [default: keep]"),
     click.Option(["--shard-size"], metavar="SIZE", help="Write a folder of shards of at most SIZE, e.g. 5GB."),
@@ -76,7 +78,7 @@ _RESUME = click.Option(
 _SHA256 = click.Option(["--sha256"], is_flag=True, help="Also take the SHA-256 of the file, as model sites list it.")
 _REPORT = click.Option(
     ["--report"],
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Also write a report of what was done: .html, .png, .json or .txt.",
 )

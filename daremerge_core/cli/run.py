@@ -104,7 +104,12 @@ import_command = click.Command(
     "import",
     params=[
         _RECIPE,
-        click.Option(["-o", "--output"], type=click.Path(path_type=Path), metavar="FILE", help="Where to write it."),
+        click.Option(
+            ["-o", "--output"],
+            type=click.Path(path_type=Path, readable=False),
+            metavar="FILE",
+            help="Where to write it.",
+        ),
         click.Option(["--overwrite"], is_flag=True, help="Replace an existing file."),
     ],
     callback=_import,

@@ -3,6 +3,7 @@ made from its fields. Each builds the one-step recipe that a user could have wri
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ def _weighed(given: list[str], name: str, weights: str) -> dict[str, Any]:
     for text in given:
         path, colon, number = text.rpartition(":")
         try:
-            found = (path, float(number)) if colon and path and not Path(text).exists() else (text, None)
+            found = (path, float(number)) if colon and path and not os.path.exists(text) else (text, None)
         except ValueError:  # a colon of the path's own
             found = (text, None)
         paths.append(found[0])

@@ -85,6 +85,7 @@ def replaced_by(output: str | os.PathLike[str], source: str | os.PathLike[str]) 
     """The file of the model ``source`` that writing ``output`` would destroy, or None.
 
     That is ``source`` itself, a shard or index in it, or a file inside a folder of which ``output`` takes the place.
+    Raises :class:`ModelFileError` when ``source`` is a folder that cannot be listed.
     """
     target = Path(os.path.realpath(output))
     for path in _files(Path(source)):
@@ -97,4 +98,7 @@ def _files(source: Path) -> Iterable[Path]:
     yield source
     folder = source.parent if source.name.endswith(INDEX_SUFFIX) else source
     if os.path.isdir(folder):
-        yield from sorted(folder.iterdir())
+        try:
+            yield from sorted(folder.iterdir())
+        except OSError as error:
+            raise ModelFileError(f"{folder}: the folder cannot be listed: {error.strerror}.") from error

@@ -11,10 +11,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_space",
     "fail",
     "lock",
+    "open_own",
     "replace",
     "resolve_target",
     "set_aside",
@@ -37,15 +39,17 @@ __all__ = [
 _SUFFIX = "daremerge-partial"
 _ASIDE = "-old"
 _NAME_BYTES = 150  # of the target's name kept in the temporary one: 255 is the limit, on most file systems
-_OLD_OR_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_NEW = _OLD_OR_NEW | os.O_EXCL
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe, before it is seen to be one
 _ABANDONED_AFTER = 60.0  # seconds: until then a partial file may belong to a process that is about to lock it
 
 
 def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path:
     """Where to write, links followed. An empty folder is in nobody's way when a folder is to be written.
 
-    Raises :class:`OutputError` when something stands there or the folder above is missing.
+    Raises :class:`OutputError` when something stands there or the folder above is missing. What is write-protected is
+    not replaced either: a rename would not heed it.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -65,9 +69,19 @@ def resolve_target(path: Path, *, overwrite: bool, folder: bool = False) -> Path
                 raise OutputError(f"{path}: something else stands there, which will not be replaced.")
             if not overwrite:
                 raise OutputError(f"{path}: this file already exists.", hint="Add --overwrite to replace it.")
+        _check_not_protected(target)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         fail(error, path)
     return target
+
+
+def _check_not_protected(target: Path) -> None:
+    for path in (target, *(sorted(target.iterdir()) if target.is_dir() else ())):
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise OutputError(
+                f"{path}: this is write-protected, and will not be replaced.",
+                hint="Make it writable if it may go, or write to another path.",
+            )
 
 
 def check_space(target: Path, needed: int, *, at: Path | None = None) -> None:
@@ -78,12 +92,13 @@ def check_space(target: Path, needed: int, *, at: Path | None = None) -> None:
 
 
 def _taken(path: Path) -> int:
-    """Bytes of disk that a file takes, or all files in a folder."""
-    if path.is_dir():
-        return sum(_taken(one) for one in path.iterdir())
-    if not path.exists():
+    """Bytes of disk that a file takes, or the files in a folder; of a link nothing, wherever it leads."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return sum(_taken(one) for one in path.iterdir())
+    except OSError:
         return 0
-    found = path.stat()
     return found.st_blocks * 512 if hasattr(found, "st_blocks") else found.st_size
 
 
@@ -94,11 +109,22 @@ def _no_space(target: Path, needed: int, free: int) -> OutputError:
     )
 
 
+def _over_quota(target: Path, needed: int) -> OutputError:
+    # What the disk has free says nothing here, and what the quota has left the system does not tell.
+    wanted = f": {format_size(needed)} ({needed:,} bytes) needed" if needed else ""
+    return OutputError(
+        f"{target}: not enough space: your quota on this disk is used up{wanted}.",
+        hint="Remove files of yours there, or write to another disk.",
+    )
+
+
 def fail(error: OSError | ValueError, target: Path, needed: int = 0) -> NoReturn:
     """Raise the :class:`OutputError` that tells a person what the system's error means."""
     code = error.errno if isinstance(error, OSError) else None
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if code in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if code == getattr(errno, "EDQUOT", None):
+        raise _over_quota(target, needed) from error
+    if code == errno.ENOSPC:
         raise _no_space(target, needed, shutil.disk_usage(target.parent).free) from error
     if code == errno.EFBIG:
         hint = "A FAT32 disk holds files up to 4 GiB: write to another disk, or in shards."
@@ -120,7 +146,8 @@ class Partial:
     behind for the same target is removed.
 
     Args:
-        at: where it is to be instead; it may be there already, and it stays when this object goes.
+        at: where it is to be instead; it may be there already, and it stays when this object goes. What is there and
+            is a link, or no file or folder as wanted, is refused: writing would go elsewhere.
     """
 
     def __init__(self, target: Path, *, folder: bool = False, at: Path | None = None) -> None:
@@ -134,10 +161,15 @@ class Partial:
         self.path = at
         try:
             if folder:
-                self.path.mkdir(exist_ok=not new)
-                self.fd = os.open(self.path, os.O_RDONLY) if os.name == "posix" else -1
+                if new or not os.path.lexists(self.path):
+                    self.path.mkdir()
+                elif not stat.S_ISDIR(os.lstat(self.path).st_mode):
+                    raise _no_own(target, self.path, "folder")
+                self.fd = os.open(self.path, os.O_RDONLY | _NO_LINK) if os.name == "posix" else -1
+            elif new:
+                self.fd = os.open(self.path, _NEW, 0o666)
             else:
-                self.fd = os.open(self.path, _NEW if new else _OLD_OR_NEW, 0o666)
+                self.fd = open_own(self.path, os.O_RDWR | os.O_CREAT, target)
         except OSError as error:
             fail(error, target)
         lock(self.fd)
@@ -167,7 +199,8 @@ def _discard(path: Path, folder: bool) -> None:
     if folder:
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is mounted for reading, also of what is not there
+            path.unlink(missing_ok=True)
 
 
 def _sweep(target: Path, stem: str) -> None:
@@ -228,6 +261,33 @@ def set_aside(target: Path) -> Iterator[None]:
             os.close(fd)
 
 
+def open_own(path: Path, flags: int, target: Path) -> int:
+    """Open a file under a name that anybody can guess. With ``O_CREAT`` it may be there or not.
+
+    Raises :class:`OutputError` for a link, for a file that has another name elsewhere, and for what is no file.
+    """
+    if path.is_symlink():  # where the system cannot be told to refuse it
+        raise _no_own(target, path, "file")
+    try:
+        fd = os.open(path, flags | _NO_LINK | _NO_WAIT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link by now, a folder, a socket
+            raise _no_own(target, path, "file") from None
+        raise
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(fd)
+        raise _no_own(target, path, "file")
+    return fd
+
+
+def _no_own(target: Path, path: Path, kind: str) -> OutputError:
+    return OutputError(
+        f"{target}: cannot be resumed: {path} is a link, or no {kind}.",
+        hint=f"Delete {path.parent} to begin anew, if it is what a run left.",
+    )
+
+
 def lock(fd: int) -> bool | None:
     """Take the lock that tells other processes that this file is in use; False when another has it.
 
@@ -256,7 +316,11 @@ def sync_folder(path: Path) -> None:
     """Force a folder's list of names to disk, where the system has a way to."""
     if os.name != "posix":
         return
-    fd = os.open(path, os.O_RDONLY)
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # it may be written but not listed, and to be forced by itself it must be opened
+        os.sync()
+        return
     try:
         os.fsync(fd)
     except OSError as error:

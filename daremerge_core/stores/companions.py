@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import strict_json
+from ..errors import ModelFileError
 from .header import is_unicode
 
 __all__ = ["companions_of", "copy_companions", "is_companion"]
@@ -55,8 +56,11 @@ def companions_of(folder: Path) -> dict[str, Path]:
     Nor are links that lead elsewhere, except into a download cache: who unpacks a folder from a stranger and publishes
     a merge of it must not publish a file of his own along with it.
     """
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    mine = (one for one in found if is_companion(one.name) and one.is_file() and _belongs(one))
+    try:
+        found = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise ModelFileError(f"{folder}: the folder cannot be listed: {error.strerror}.") from error
+    mine = (one for one in found if is_companion(one.name) and os.path.isfile(one) and _belongs(one))
     return {one.name: one for one in mine if one.stat().st_size < LARGEST}
 
 

@@ -186,7 +186,9 @@ def _find(path: Path) -> tuple[Path | None, list[str]]:
 
 
 def _is_pipeline(path: Path, names: Sequence[str]) -> ModelFileError:
-    models = [str(path / name) for name in names if (path / name).is_dir() and any((path / name).glob("*.safetensors"))]
+    models = [
+        str(path / name) for name in names if os.path.isdir(path / name) and any((path / name).glob("*.safetensors"))
+    ]
     models += [str(path / name) for name in names if name.endswith(".safetensors")]
     return ModelFileError(
         f"{path}: this is a diffusers pipeline, a folder of several models.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,9 @@ class ShardedWriter:
             for number, (name, shard) in enumerate(zip(self._names, shards, strict=True)):
                 own = _metadata_of_shard(number, metadata or {})
                 self._writers.append(SafetensorsWriter(self._partial.path / name, shard, own, at=kept.get(name)))
+        except OSError as error:  # of what an interrupted run left, which anybody may have changed
+            self.abort()
+            fail(error, self.path, self._total)
         except BaseException:
             self.abort()
             raise
@@ -170,17 +174,23 @@ def _tidied(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:
     """
     kept = {name: folder / f".{name}.partial" for name in names}
     for name, path in kept.items():
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             os.replace(folder / name, path)
     for path in set(folder.iterdir()) - set(kept.values()):
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     return kept
 
 
 def _resolve_folder(folder: Path, companions: Collection[str], *, overwrite: bool) -> Path:
     """Where to write; raises :class:`OutputError` when that would remove anything but a sharded model."""
     target = resolve_target(folder, overwrite=overwrite, folder=True)
-    found = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    try:
+        found = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    except OSError as error:
+        fail(error, folder)
     if found:
         hint = "Write to another folder, or empty this one yourself."
         try:

@@ -38,7 +38,7 @@ def check(target: Target, content: bytes, folder: Path, *, measure: bool = False
         guards.enter_context(time_limit(SECONDS))
         if measure:
             guards.enter_context(bounded_memory(target.most_memory(content)))
-        guards.enter_context(watched(folder, reads_anywhere=target.names_files))
+        guards.enter_context(watched(folder, reads_anywhere=target.names_files, changes=target.changes_files))
         return target(content, folder)
     raise AssertionError  # no guard swallows
 

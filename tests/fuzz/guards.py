@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tracemalloc
@@ -25,6 +26,9 @@ _FORBIDDEN = (
 )  # fmt: skip
 """Beginnings of the names of audit events that no reader may cause."""
 
+_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.")
+"""Of these: what one that changes files may do in its folder."""
+
 
 class _Watch:
     """The audit hook of this process: Python never lets go of one, so it is added once and switched on and off."""
@@ -32,6 +36,7 @@ class _Watch:
     def __init__(self) -> None:
         self.folder: str | None = None
         self.anywhere = False
+        self.changes = False
         self.breaches: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -47,26 +52,45 @@ class _Watch:
             if not Path(path).is_absolute():
                 return  # relative to the folder of the case, which is the working one
             self._breach(f"opened {path!r}")
+        elif event == "ctypes.dlopen" and arguments[0] is None:
+            return  # the process itself, which is loaded
         elif event.startswith(_FORBIDDEN):
+            if self.changes and event.startswith(_CHANGES) and all(map(self._is_within, _places(event, arguments))):
+                return
             self._breach(f"{event}{arguments!r:.200}")
+
+    def _is_within(self, path: str) -> bool:
+        return self.folder is not None and (path == self.folder or path.startswith(self.folder + os.sep))
 
     def _breach(self, what: str) -> None:
         self.breaches.append(what)  # kept, should somebody swallow the exception
         raise Breach(what)
 
 
+def _places(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """Real paths of what an event changes: folders above by way of no link, the last name as it is."""
+    changed = arguments[1:2] if event in ("os.symlink", "os.link") else arguments
+    paths = [one for one in changed if isinstance(one, (str, bytes, Path))]
+    opened = [one for one in arguments if type(one) is int and one >= 0 and not event.startswith("shutil.")]
+    # The number of an open file, or that of the folder that a name is in.
+    above = Path(os.readlink(f"/proc/self/fd/{opened[0]}") if opened else "")
+    places = [above / os.fsdecode(path) for path in paths] or [above]
+    return [str(Path(os.path.realpath(place.parent)) / place.name) for place in places]
+
+
 _watch: _Watch | None = None
 
 
 @contextmanager
-def watched(folder: Path, *, reads_anywhere: bool = False) -> Iterator[None]:
+def watched(folder: Path, *, reads_anywhere: bool = False, changes: bool = False) -> Iterator[None]:
     """Nothing is run, nothing is opened but in ``folder``. Raises :class:`Breach` otherwise, here if not there.
 
-    With ``reads_anywhere``, files elsewhere may be read.
+    With ``reads_anywhere``, files elsewhere may be read; with ``changes``, files in the folder made and removed.
     """
     global _watch  # one for the process: see _Watch
     _watch = _watch or _Watch()
-    _watch.folder, _watch.breaches, _watch.anywhere = str(folder), [], reads_anywhere
+    _watch.folder, _watch.breaches = str(folder), []
+    _watch.anywhere, _watch.changes = reads_anywhere, changes
     try:
         yield
     finally:

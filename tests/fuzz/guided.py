@@ -73,7 +73,7 @@ def _explore(target: Target, cases: int, seconds: int, folder: Path, finds: Path
         atheris.instrument_func(function)
 
     def one(content: bytes) -> None:
-        with time_limit(20.0), watched(work, reads_anywhere=target.names_files):
+        with time_limit(20.0), watched(work, reads_anywhere=target.names_files, changes=target.changes_files):
             target(content, work)
 
     print(f"{target.name}: {cases} cases, branches of {len(watched_functions)} functions", flush=True)

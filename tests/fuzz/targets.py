@@ -19,7 +19,7 @@ from typing import Any
 
 from daremerge_core.errors import DaremergeError
 
-from . import formats
+from . import formats, resumed
 
 __all__ = ["TARGETS", "Target"]
 
@@ -34,6 +34,7 @@ class Target:
         share: of all cases, in percent.
         factor: bytes of Python's memory that reading may take for each byte of the file, beside :attr:`BASE`.
         names_files: whether the file may name others to be read, wherever they lie, as recipes do.
+        changes_files: whether files in its folder may be made and removed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Target:
     share: int
     factor: int
     names_files: bool = False
+    changes_files: bool = False
 
     BASE = 1 << 20
 
@@ -283,7 +285,7 @@ def _any_file(rng: Random) -> bytes:
 TARGETS: Mapping[str, Target] = {
     one.name: one
     for one in (
-        Target("header", formats.header, _read_header, 40, 120),
+        Target("header", formats.header, _read_header, 39, 120),
         Target("index", formats.index, _read_index, 10, 120),
         Target("gradient", formats.gradient, _read_gradient, 10, 120),
         Target("config", formats.config, _read_config, 5, 120),
@@ -295,6 +297,7 @@ TARGETS: Mapping[str, Target] = {
         Target("mergekit", formats.mergekit, _read_mergekit, 3, 3000),
         Target("recipe", formats.recipe, _read_recipe, 2, 3000, names_files=True),
         Target("render", formats.said, _render, 2, 300),
+        Target("journal", resumed.journal, resumed.resume, 1, 3000, changes_files=True),
         Target("show", _any_file, _show, 1, 3000, names_files=True),
     )
 }
