@@ -11,8 +11,9 @@ from daremerge_core import ranks
 from daremerge_core.quantile import magnitude_bits
 
 INF, NAN = float("inf"), float("nan")
-FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, INF, -INF, NAN])
-"""Any float32, ties among them likely."""
+SMALLEST = 2.0**-149
+FLOATS = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, SMALLEST, INF, -INF, NAN])
+"""Any float32, ties among them likely. All are float32 exactly, so that Python compares the numbers that are tested."""
 
 
 class TestBitsAndCounts:
