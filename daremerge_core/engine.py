@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from blake3 import blake3
 
 from .allocator import freed_memory_kept
+from .devices import in_order, resolve_device, span_on
 from .dtypes import nbytes
 from .errors import Interrupted, PlanError
 from .nonfinite import Counted, Nonfinite
@@ -39,7 +40,7 @@ from .views import TensorView, blocks_of, effort, granule, measures, needs_whole
 if TYPE_CHECKING:
     from .layout import LayoutSpec
 
-__all__ = ["Pool", "Progress", "Quiet", "Settings", "Summary", "execute", "resolve_device", "settle", "survey"]
+__all__ = ["Pool", "Progress", "Quiet", "Settings", "Summary", "execute", "settle", "survey"]
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -135,24 +136,6 @@ def needs_torch(plan: Plan) -> bool:
     return not all(without_torch(plan.result, meta.key) for meta in plan.tensors)
 
 
-def resolve_device(name: str) -> str:
-    """``auto`` → the best device torch sees. Raises PlanError for one that is not there."""
-    if name == "cpu":
-        return name
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
-        raise PlanError(f"device {name!r} cannot be used: {first}", hint="Use --device auto or --device cpu.") from None
-    return name
-
-
 def execute(
     plan: Plan,
     sink: Sink,
@@ -202,7 +185,7 @@ def execute(
                 sink.describe(plan.metadata(inputs.found()), sha256=settings.sha256)
             with one_thread_per_op():
                 _make_ready(plan, chosen[0], pool, weighed)
-                tasks = _tasks(plan, settings, threads)
+                tasks = _tasks(plan, settings, threads, chosen[0])
                 if journal:
                     tasks = _unfinished(tasks, journal, sink, pool, weighed, nonfinite)
                 work = sum(nbytes(task.meta.dtype, task.piece.numel) for task in tasks)
@@ -308,8 +291,9 @@ def _measure(plan: Plan, settings: Settings, pool: Pool, progress: Progress) -> 
 
 
 def _make_ready(plan: Plan, device: str, pool: Pool, progress: Progress) -> None:
-    """Views on their device, and what is measured over several tensors measured."""
+    """Views on their device, workers with it, and what is measured over several tensors measured."""
     device = resolve_device(device)
+    pool.within = partial(in_order, device)
     for value in plan.lazy():
         if hasattr(value, "device"):
             value.device = device
@@ -428,8 +412,10 @@ def check_identities(plan: Plan, found: Mapping[str, str], expected: Mapping[str
 # --- tasks ---------------------------------------------------------------------------------------------
 
 
-def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
+def _tasks(plan: Plan, settings: Settings, threads: int, device: str) -> list[_Task]:
     """Every output tensor cut into tasks, in the order of the file.
+
+    On a device the memory budget is for what is on its way there and back, and its own memory bounds the spans too.
 
     Raises:
         PlanError: one tensor alone needs more than the memory budget.
@@ -447,7 +433,8 @@ def _tasks(plan: Plan, settings: Settings, threads: int) -> list[_Task]:
             continue
         per_element = max(working_bytes(result, meta.key, 1 << 10) >> 10, 1)
         row = max(granule(result, meta.key), 1)
-        span = _rounded(min(SPAN, max(settings.memory // (threads * per_element), 1 << 12)), row)
+        most = SPAN if device == "cpu" else span_on(device, per_element, threads)
+        span = _rounded(min(most, max(settings.memory // (threads * per_element), 1 << 12)), row)
         if row * per_element > settings.memory:
             raise _too_large(meta, "by rows", row * per_element, settings)
         size = meta.numel if in_row else _rounded(TASK, row)
@@ -605,6 +592,8 @@ class Pool:
         self._threads = threads
         self._memory = memory
         self._cancel = cancel
+        self.within: Callable[[], AbstractContextManager[object]] = nullcontext
+        """What each worker does its jobs in."""
 
     def run(self, jobs: Iterable[tuple[int, Callable[[], object]]]) -> None:
         """Run (cost in bytes, job) pairs, started in order; raises the first failure."""
@@ -614,7 +603,15 @@ class Pool:
         failures: list[BaseException] = []
 
         def worker() -> None:
-            _learn_thread_count()
+            try:
+                _learn_thread_count()
+                with self.within():
+                    work()
+            except BaseException as error:
+                failures.append(error)
+                self._cancel.set()
+
+        def work() -> None:
             while not self._cancel.is_set():
                 with ready:
                     item = next(queue, None)

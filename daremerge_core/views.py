@@ -31,6 +31,7 @@ from .components import (
     ports,
 )
 from .decisions import Action, Decision, Other, decide, detect_layout
+from .devices import to_cpu, to_device
 from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import ComponentError, DaremergeError, DeviceMemoryError, PlanError, SelectorError
 from .layout import Layout, LayoutSpec, Place, detect
@@ -577,7 +578,7 @@ class ModelView(TensorView):
 
     def read(self, key: str, span: Span | None = None) -> Tensor:
         result = self.read_on_device(key, span)
-        return result if result.device.type == "cpu" else result.cpu()
+        return to_cpu(result)
 
     def read_on_device(self, key: str, span: Span | None) -> Tensor:
         """As :meth:`read`, the result left on the device that computed it."""
@@ -720,7 +721,7 @@ class MaskView(TensorView):
         result = self._compute(key, span, 0.0)
         if result.dtype != torch.bool:
             raise self._defect(f"{self._who()} answered {result.dtype} for {key!r}, where a bool tensor was wanted")
-        return result.cpu()
+        return to_cpu(result)
 
     def selected(self, key: str, span: Span) -> NDArray[np.bool_]:
         """As :meth:`read`, as an array."""
@@ -856,7 +857,7 @@ def _each_by_port(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _read_on(model: Model, key: str, span: Span | None, device: torch.device) -> Tensor:
     found = model.read_on_device(key, span) if isinstance(model, ModelView) else model.read(key, span)
-    return found if found.device == device else found.to(device)
+    return to_device(found, device)
 
 
 def _read_rows(
@@ -882,8 +883,7 @@ def _read_mask(mask: Mask, key: str, meta: TensorMeta, span: Span | None, device
         import torch
 
         return torch.zeros(meta.shape if span is None else span.numel, dtype=torch.bool, device=device)
-    found = mask.read(key, span)
-    return found if found.device == device else found.to(device)
+    return to_device(mask.read(key, span), device)
 
 
 def without_torch(value: Any, key: str) -> bool:
