@@ -57,7 +57,9 @@ def compiled(signature: Any) -> Callable[[F], F]:
 def _compile(function: F, signature: Any) -> F:
     from numba import njit
 
+    # Numbers are divided as NumPy does it: looking for zeros would keep the loop from being vector code.
+    how: Any = {"nogil": True, "fastmath": False, "error_model": "numpy"}
     try:
-        return njit(signature, nogil=True, fastmath=False, cache=True)(function)  # type: ignore[no-any-return]
+        return njit(signature, cache=True, **how)(function)  # type: ignore[no-any-return]
     except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
-        return njit(signature, nogil=True, fastmath=False)(function)  # type: ignore[no-any-return]
+        return njit(signature, **how)(function)  # type: ignore[no-any-return]

@@ -50,10 +50,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .layout import Layout, Place
-    from .loops import Loop, Tally, Thinning
+    from .loops import Loop, Tally
     from .measuring import Measured
     from .site import Site, TensorSite
     from .survey import Survey
+    from .task_sum import Thinning
     from .values import Model, Report
 
 __all__ = [
@@ -644,8 +645,8 @@ class Sparsifier(Component):
         """:meth:`measure` as a loop over plain arrays, for a tensor of one model: as :meth:`TensorComponent.tally`."""
         return None
 
-    def loop(self, site: TensorSite) -> Thinning | None:
-        """:meth:`sparsify` as a loop over plain arrays, for a tensor of one model: as :meth:`TensorComponent.loop`."""
+    def thinning(self, site: TensorSite) -> Thinning | None:
+        """:meth:`sparsify` said as data, for a tensor of one model: see :mod:`.task_sum`; None if it cannot be."""
         return None
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .rng import accelerated
+from .task_sum import TaskSum
 from .values import Span
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ __all__ = [
     "Source",
     "Sources",
     "Tally",
-    "Thinning",
     "add_scaled",
     "as_elements",
     "available",
@@ -53,10 +53,8 @@ BLOCK = 1 << 17
 """Elements at a time: few enough that the arrays of a few models stay in a core's caches, and enough that the
 interpreter's share, some 15 µs, is small."""
 
-Loop = Callable[["Block"], "Values"]
-"""The result for one block, 1-D: an array of the block's."""
-Thinning = Callable[["Values", "Values", int], None]
-"""``thin(out, delta, start)``: what a sparsifier keeps of a task vector, ``start`` its first element's index."""
+Loop = Callable[["Block"], "Values"] | TaskSum
+"""The result for one block, 1-D: an array of the block's. Or what it is, said as data, where it is of that form."""
 
 
 class Tally(NamedTuple):
@@ -174,7 +172,7 @@ class _Stored:
         if self._dtype == "F16":
             _storage().load_half(out, elements)
         elif self._dtype == "BF16":
-            _storage().load_bfloat(out.view(np.uint32), elements)
+            _storage().load_bfloat(out, elements)
         else:
             np.copyto(out, elements)
         return out
@@ -233,11 +231,14 @@ def compute(loop: Loop, sources: Sources, span: Span, dtype: str, pool: list[Val
 
     fast = _storage()
     out = np.empty(span.numel, np.float32 if dtype == "F32" else np.uint16)
+    if isinstance(loop, TaskSum):
+        loop.into(out, dtype, sources, span)
+        return out
     for place, values in run(loop, sources, span, pool):
         if dtype == "F16":
             fast.store_half(out[place], values)
         elif dtype == "BF16":
-            fast.store_bfloat(out[place], values.view(np.uint32))
+            fast.store_bfloat(out[place], values)
         else:
             np.copyto(out[place], values)
     return out

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -49,8 +49,36 @@ def _narrow(context: Any, value: Any) -> Any:
     return types.uint16(types.float32), generate
 
 
+def _as_float(context: Any, bits: Any) -> Any:
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+def _as_bits(context: Any, value: Any) -> Any:
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
 _half_to_float: Any = intrinsic(_widen)
 _float_to_half: Any = intrinsic(_narrow)
+_float_of: Any = intrinsic(_as_float)
+_bits_of: Any = intrinsic(_as_bits)
+
+
+@njit(inline="always")
+def _bfloat_to_float(bits: np.uint16) -> np.float32:
+    return _float_of(np.uint32(bits) << _SHIFT)  # type: ignore[no-any-return]
+
+
+@njit(inline="always")
+def _float_to_bfloat(value: np.float32) -> np.uint16:
+    bits = _bits_of(value)
+    rounded = (bits + _BELOW_HALF + ((bits >> _SHIFT) & _ONE)) >> _SHIFT
+    return _NAN if bits & _NO_SIGN > _ALL_EXPONENT else np.uint16(rounded)  # type: ignore[no-any-return]
 
 
 @compiled(types.void(types.float32[::1], types.uint16[::1]))
@@ -74,16 +102,15 @@ def store_half(out: Stored, values: Values) -> None:
         out[i] = _float_to_half(values[i])
 
 
-@compiled(types.void(types.uint32[::1], types.uint16[::1]))
-def load_bfloat(out: NDArray[np.uint32], stored: Stored) -> None:
-    """BF16 → the bits of float32."""
+@compiled(types.void(types.float32[::1], types.uint16[::1]))
+def load_bfloat(out: Values, stored: Stored) -> None:
+    """BF16 → float32."""
     for i in range(out.size):
-        out[i] = np.uint32(stored[i]) << _SHIFT
+        out[i] = _bfloat_to_float(stored[i])
 
 
-@compiled(types.void(types.uint16[::1], types.uint32[::1]))
-def store_bfloat(out: Stored, bits: NDArray[np.uint32]) -> None:
-    """The bits of float32 → BF16, to nearest even."""
+@compiled(types.void(types.uint16[::1], types.float32[::1]))
+def store_bfloat(out: Stored, values: Values) -> None:
+    """float32 → BF16, to nearest even."""
     for i in range(out.size):
-        rounded = (bits[i] + _BELOW_HALF + ((bits[i] >> _SHIFT) & _ONE)) >> _SHIFT
-        out[i] = _NAN if bits[i] & _NO_SIGN > _ALL_EXPONENT else np.uint16(rounded)
+        out[i] = _float_to_bfloat(values[i])

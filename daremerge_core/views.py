@@ -733,6 +733,7 @@ class MaskView(TensorView):
     def _selected(self, loop: _BoundLoop, key: str, span: Span) -> NDArray[np.bool_]:
         import numpy as np
 
+        assert callable(loop.loop), "a mask is not a sum of task vectors"
         out = np.empty(span.numel, np.bool_)
         with self._blame(key):
             for place, chosen in loops.run(loop.loop, loop.sources, span, self._pool()):

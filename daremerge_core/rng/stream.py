@@ -21,9 +21,7 @@ from daremerge_core.values import Span
 if TYPE_CHECKING:
     from types import ModuleType
 
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Stream", "accelerated"]
@@ -110,7 +108,7 @@ class Stream:
         """
         import torch
 
-        threshold = _threshold(density)
+        threshold = self.threshold(density)
         out = torch.empty(_checked(span).numel, dtype=torch.bool, device=device)
         if (fast := _fast(out.device)) is not None:
             fast.keep_into(out.view(torch.uint8).numpy(), *self._words, span.start, threshold)
@@ -129,7 +127,7 @@ class Stream:
 
         from daremerge_core.kernels import select
 
-        threshold, span = _threshold(density), _checked(Span(start, start + values.numel()))
+        threshold, span = self.threshold(density), _checked(Span(start, start + values.numel()))
         suitable = values.dtype == torch.float32 and values.is_contiguous() and threshold
         if suitable and (fast := _fast(values.device)) is not None:
             out = torch.empty_like(values)
@@ -139,16 +137,12 @@ class Stream:
         keep = self.keep(span, density, values.device).reshape(values.shape)
         return select(keep, values if scale == 1.0 else values * scale)
 
-    def thin_into(
-        self, out: NDArray[np.float32], values: NDArray[np.float32], start: int, density: float, scale: float
-    ) -> None:
-        """:meth:`thin` of 1-D arrays where streams are :func:`accelerated`; needs no torch."""
-        threshold = _threshold(density)
-        kernel = _numba_kernel()
-        if threshold and kernel is not None:
-            kernel.thin_into(out, values, *self._words, start, threshold, scale)
-        else:
-            out.fill(0.0)
+    @staticmethod
+    def threshold(density: float) -> int:
+        """What an element's bits are below where :meth:`keep` keeps it: 0 to ``2**32``."""
+        if not 0 <= density <= 1:
+            raise ValueError(f"density is a probability in [0, 1], not {density}")
+        return round(float(density) * 2.0**32)  # exact: scaling by a power of two only moves the exponent
 
     def uniform(self, span: Span, device: torch.device | str = "cpu") -> Tensor:
         """Uniform float32 in ``[0, 1)``: the upper 24 bits times ``2**-24``. Exact on every device."""
@@ -209,12 +203,6 @@ def _hexadecimal(number: int) -> str:
 
 def _fast(device: torch.device) -> ModuleType | None:
     return _numba_kernel() if device.type == "cpu" and accelerated() else None
-
-
-def _threshold(density: float) -> int:
-    if not 0 <= density <= 1:
-        raise ValueError(f"density is a probability in [0, 1], not {density}")
-    return round(float(density) * 2.0**32)  # exact: scaling by a power of two only moves the exponent
 
 
 def _checked(span: Span) -> Span:

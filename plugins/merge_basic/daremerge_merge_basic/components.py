@@ -32,10 +32,9 @@ class _Line(MergeMethod):
         return kernels.lerp(site.a, site.b, self.share(site.t))
 
     def loop(self, site: TensorSite) -> Loop:
-        from daremerge_core.loops import lerp
+        from daremerge_core.task_sum import line
 
-        t = self.share(site.t)
-        return lambda block: block["a"] if t == 0.0 else lerp(block, block["a"], block["b"], t)
+        return line(self.share(site.t))
 
 
 class Lerp(_Line):
@@ -121,12 +120,10 @@ class AddDifference(MergeMethod):
         return kernels.add_difference(site.a, site.delta, site.t * self.alpha)
 
     def loop(self, site: TensorSite) -> Loop:
-        from daremerge_core import loops
+        from daremerge_core.task_sum import TaskSum
 
         amount = site.t * self.alpha
-        if amount == 0.0:
-            return lambda block: block["a"]
-        return lambda block: loops.add_scaled(block, block["a"], loops.delta(block), amount)
+        return TaskSum("b", "base", "a", amount) if amount else lambda block: block["a"]
 
 
 class Slice(MergeMethod):

@@ -11,8 +11,9 @@ from daremerge_core import BlendRef, MergeMethod, ModelRef, Site, Sparsifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from daremerge_core.loops import Block, Loop, Thinning, Values
+    from daremerge_core.loops import Loop
     from daremerge_core.site import TensorSite
+    from daremerge_core.task_sum import Thinning
 
 DROP_RATE = Field(0.9, ge=0, le=1, description="Share of the delta's elements dropped at random.")
 RESCALE = Field(True, description="Divide what is kept by 1 − drop rate, so that the delta keeps its expectation.")
@@ -47,11 +48,12 @@ class DareSparsifier(Sparsifier):
         # For a product: a GPU divides by a number in a way of its own, and its last bit would differ from the CPU's.
         return 1.0 / (1.0 - self.drop_rate) if self.rescale and self.drop_rate < 1.0 else 1.0
 
-    def loop(self, site: TensorSite, *, draw: int = 0) -> Thinning:
+    def thinning(self, site: TensorSite) -> Thinning:
+        from daremerge_core.task_sum import Thinning
+
         if self.drop_rate == 0.0:
-            return lambda out, delta, _: out.__setitem__(slice(None), delta)
-        stream, density, scale = site.stream(self.seed, self.name, draw=draw), 1.0 - self.drop_rate, self._scale
-        return lambda out, delta, start: stream.thin_into(out, delta, start, density, scale)
+            return Thinning()
+        return Thinning.at_random(site.stream(self.seed, self.name), 1.0 - self.drop_rate, self._scale)
 
 
 class Dare(MergeMethod):
@@ -114,20 +116,14 @@ class Dare(MergeMethod):
 
     def loop(self, site: TensorSite) -> Loop | None:
         """The plain form: one mask, no election, no blend."""
-        from daremerge_core import loops
+        from daremerge_core.task_sum import TaskSum, line
 
-        thin = self._sparsifier().loop(site)
         if self.blend or self.iterations > 1 or self.ties != "off":
             return None
         if self._target_is_b():
-            return lambda block: loops.lerp(block, block["a"], block["b"], site.t)
-
-        def merged(block: Block) -> Values:
-            change, thinned = loops.delta(block), block.new()
-            thin(thinned, change, block.start)
-            return loops.add_scaled(block, block["a"], thinned, site.t)
-
-        return merged
+            return line(site.t)
+        origin = "a" if self.base is None else "base"
+        return TaskSum("b", origin, "a", site.t, thinning=(self._sparsifier().thinning(site),))
 
     def _sparsifier(self) -> DareSparsifier:
         return DareSparsifier(drop_rate=self.drop_rate, rescale=self.rescale, seed=self.seed)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from daremerge_core.loops import Tally, Thinning
+    from daremerge_core.loops import Tally
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
+    from daremerge_core.task_sum import Thinning
 
 __all__ = ["OVER", "Breadcrumbs", "Della", "Magnitude"]
 
@@ -75,11 +76,10 @@ class Magnitude(Sparsifier):
 
         return keep_reaching(delta, int(site.measured[1]))
 
-    def loop(self, site: TensorSite) -> Thinning:
-        from daremerge_core.quantile_numba import copy_reaching
+    def thinning(self, site: TensorSite) -> Thinning:
+        from daremerge_core.task_sum import Thinning
 
-        threshold = int(site.measured[1][0]) if site.measured else 0
-        return lambda out, delta, _: copy_reaching(out.view("u4"), delta.view("u4"), threshold)
+        return Thinning.reaching(int(site.measured[1][0]) if site.measured else 0)
 
 
 class Breadcrumbs(Sparsifier):

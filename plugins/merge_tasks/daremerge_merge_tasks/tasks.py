@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from daremerge_core.components import Component
-    from daremerge_core.loops import Loop, Tally, Thinning
+    from daremerge_core.loops import Loop, Tally
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
+    from daremerge_core.task_sum import Thinning
 
 __all__ = ["Election", "Normalization", "Scheme", "SparseMerge", "TaskMerge", "WeighedModels", "installed_sparsifier"]
 
@@ -134,21 +135,31 @@ class SchemeMerge(TaskMerge):
 
     def loop(self, site: TensorSite) -> Loop | None:
         """Elections by count, or without weights that differ, and refiners have none."""
-        from . import loops
+        from daremerge_core.task_sum import TaskSum
 
         weights = self.weights_at(site.place)
-        shares = self._shares(weights)
         if self.refine is not None or self.scheme.elect == "count" or not self._weights_vote(weights):
             return None
-        thinned = self.thinning(site, weights)
-        if thinned is None:
+        thinning = self.thinning(site, weights)
+        if thinning is None:
             return None
-        elect = self.scheme.elect == "mass"
-        return loops.merged(thinned, weights, shares, elect=elect, scale=self.scale * site.t)
+        shares = self._shares(weights)
+        return TaskSum(
+            "models",
+            "base",
+            "base",
+            self.scale * site.t,
+            weights=tuple(weights),
+            thinning=tuple(thinning),
+            elect=self.scheme.elect == "mass",
+            shares=None if shares is None else tuple(shares),
+        )
 
-    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning | None] | None:
-        """What is done to each model's task vector first: nothing, or a loop; None where a sparsifier has no loop."""
-        return [None] * len(weights)
+    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning] | None:
+        """What is kept of each model's task vector; None where a sparsifier cannot say it as data."""
+        from daremerge_core.task_sum import Thinning
+
+        return [Thinning()] * len(weights)
 
     def _weights_vote(self, weights: Sequence[float]) -> bool:
         """Whether votes are the weighted changes themselves."""
@@ -280,17 +291,18 @@ class SparseMerge(SchemeMerge):
             for index, (delta, weight) in enumerate(zip(site.deltas, weights, strict=True))
         ]
 
-    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning | None] | None:
-        each: list[Thinning | None] = []
+    def thinning(self, site: TensorSite, weights: Sequence[float]) -> list[Thinning] | None:
+        each = super().thinning(site, weights) or []
         for index, weight in enumerate(weights):
             thinners = self._thinners(site.place, index) if weight else ()
-            if len(thinners) > 1:
-                return None
+            if not thinners:
+                continue
             measured = tuple(pass_[index] for pass_ in site.measured)
-            loop = thinners[0].loop(site.for_model(index, measured=measured)) if thinners else None
-            if thinners and loop is None:
+            only, *others = thinners
+            kept = only.thinning(site.for_model(index, measured=measured))
+            if others or kept is None:
                 return None
-            each.append(loop)
+            each[index] = kept
         return each
 
     def _thinned(self, site: Site, index: int, delta: Tensor) -> Tensor:

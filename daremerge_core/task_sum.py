@@ -1,0 +1,143 @@
+"""A sum of thinned task vectors, said as data: result = start + s · combine(wᵢ · thin(modelᵢ − origin)).
+
+Lerp, DARE, task arithmetic and TIES are all of this form, so that one compiled function does them all: it reads every
+element once, as it is stored, and writes the rounded result. A :meth:`~.TensorComponent.loop` may answer a
+:class:`TaskSum` in the place of a function. Importing this module imports neither NumPy nor numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .loops import Loop, Sources
+    from .rng import Stream
+    from .values import Span
+
+__all__ = ["ALL", "AT_RANDOM", "BF16", "F16", "F32", "REACHING", "TaskSum", "Thinning", "line"]
+
+ALL, AT_RANDOM, REACHING = 0, 1, 2
+"""Kinds of thinning."""
+F16, BF16, F32 = 0, 1, 2
+"""How elements are stored."""
+_STORED: Mapping[str, int] = {"F16": F16, "BF16": BF16, "F32": F32}
+
+
+_NOTHING = 0x7FFFFFFF
+"""A threshold that no magnitude reaches."""
+
+
+class Thinning(NamedTuple):
+    """What is kept of a task vector; zeros are in the place of the rest."""
+
+    kind: int = ALL
+    key: int = 0
+    """Of the stream of random numbers."""
+    threshold: int = 0
+    """The largest random bits, or the least bits of a magnitude, of what is kept."""
+    scale: float = 1.0
+    """What is kept is multiplied with it, if at random."""
+
+    @classmethod
+    def at_random(cls, stream: Stream, density: float, scale: float) -> Thinning:
+        """What :meth:`.Stream.thin` keeps, times ``scale``."""
+        threshold = stream.threshold(density)
+        return cls(AT_RANDOM, stream.key, threshold - 1, scale) if threshold else cls.reaching(_NOTHING)
+
+    @classmethod
+    def reaching(cls, threshold: int) -> Thinning:
+        """What :func:`.quantile.keep_reaching` keeps: magnitudes of at least so many bits."""
+        return cls(REACHING, threshold=min(max(threshold, 0), _NOTHING))
+
+
+@dataclass(frozen=True)
+class TaskSum:
+    """One merge of one tensor.
+
+    Args:
+        models: the port of the models, or of one.
+        origin: the port of what their task vectors start from.
+        start: the port of what the sum is added to.
+        scale: s.
+        weights: wᵢ, one for each model on the port; a model of weight 0 takes no part.
+        thinning: for each model on the port; nothing is thinned by default.
+        elect: whether only changes of the sign of Σ wᵢτᵢ count.
+        shares: for each model that takes part, what it adds to the divisor: of those that count, with an election. None
+            where nothing is divided.
+    """
+
+    models: str
+    origin: str
+    start: str
+    scale: float
+    weights: tuple[float, ...] = (1.0,)
+    thinning: tuple[Thinning, ...] | None = None
+    elect: bool = False
+    shares: tuple[float, ...] | None = None
+
+    def taking_part(self) -> list[int]:
+        """Indices of the models that have a weight; where none has, of the first, which then adds nothing."""
+        return [index for index, weight in enumerate(self.weights) if weight] or [0]
+
+    def into(self, out: NDArray[Any], dtype: str, sources: Sources, span: Span) -> None:
+        """Compute a span. ``out`` is as :func:`.loops.as_elements` has elements of ``dtype``."""
+        import numpy as np
+
+        from .loops import as_elements
+
+        models = sources[self.models]
+        several = models if isinstance(models, list) else [models]
+        read = [sources[self.origin], sources[self.start], *(several[index] for index in self._part)]
+        found = [one(span) for one in read if one is not None and not isinstance(one, list)]
+        # Held until the work is done: the loop knows addresses only.
+        arrays = [out, *(as_elements(data, stored) for data, stored in found)]
+        addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
+        dtypes = np.array([_STORED[dtype], *(_STORED[stored] for _, stored in found)], np.int64)
+        self._compiled(addresses, dtypes, span.start, span.numel)
+
+    @cached_property
+    def _part(self) -> list[int]:
+        """Indices of the models that have a weight; where none has, of the first, which then adds nothing."""
+        return [index for index, weight in enumerate(self.weights) if weight] or [0]
+
+    @cached_property
+    def _compiled(self) -> Callable[[NDArray[np.int64], NDArray[np.int64], int, int], None]:
+        """:func:`.task_sum_numba.task_sum`, with all that is the same for every span."""
+        import numpy as np
+
+        from .task_sum_numba import task_sum
+
+        thinning = [self.thinning[index] if self.thinning else Thinning() for index in self._part]
+        weights = [self.weights[index] for index in self._part]
+        shares = self.shares or [0.0] * len(weights)
+
+        def integers(numbers: list[int]) -> NDArray[np.int64]:
+            return np.array(numbers, np.int64)
+
+        rest = (
+            integers([one.kind for one in thinning]),
+            integers([one.key & 0xFFFFFFFF for one in thinning]),
+            integers([one.key >> 32 for one in thinning]),
+            integers([one.threshold for one in thinning]),
+            np.array([one.scale for one in thinning], np.float32),
+            np.array(weights, np.float32),
+            np.array(shares, np.float32),
+            self.elect and any(weights),
+            self.shares is not None,
+            1.0 / sum(self.shares) if self.shares and not self.elect else 1.0,
+            self.scale,
+        )
+        return lambda addresses, dtypes, first, numel: task_sum(addresses, dtypes, first, numel, *rest)
+
+
+def line(t: float) -> Loop:
+    """:func:`.kernels.lerp` of ``a`` and ``b``, from the nearer end: a + t(b − a), or b − (1 − t)(b − a)."""
+    if t in (0.0, 1.0):
+        return lambda block: block["b" if t else "a"]
+    return TaskSum("b", "a", "a", t) if t < 0.5 else TaskSum("b", "a", "b", t - 1.0)
