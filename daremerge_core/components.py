@@ -50,10 +50,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .layout import Layout, Place
-    from .loops import Loop, Tally
+    from .loops import Loop
     from .measuring import Measured
     from .site import Site, TensorSite
     from .survey import Survey
+    from .tally import Magnitudes, Tally
     from .task_sum import Thinning
     from .values import Model, Report
 
@@ -450,9 +451,9 @@ class TensorComponent(Component):
         return None
 
     def tally(self, site: TensorSite) -> Tally | None:
-        """:meth:`measure` as a loop that counts, for the pass after those in ``site.measured``; None if there is none.
+        """:meth:`measure` said as data, for the pass after those in ``site.measured``, where it counts magnitudes.
 
-        Only for measurements that are counts: integers add up to the same in any order.
+        None, the default, where it does not. See :mod:`daremerge_core.tally`.
         """
         return None
 
@@ -641,8 +642,8 @@ class Sparsifier(Component):
         """What to keep of a finished pass; it appears as ``site.measured[i]``. By default the sum itself."""
         return total
 
-    def tally(self, site: TensorSite) -> Tally | None:
-        """:meth:`measure` as a loop over plain arrays, for a tensor of one model: as :meth:`TensorComponent.tally`."""
+    def tally(self, site: TensorSite) -> Magnitudes | None:
+        """What :meth:`measure` counts of one model's task vector, where it counts magnitudes: see :mod:`.tally`."""
         return None
 
     def thinning(self, site: TensorSite) -> Thinning | None:

@@ -8,11 +8,11 @@ float64. Nothing here imports torch, so a merge whose tensors all have loops nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from .elements import DTYPES, Source, Sources, as_elements
 from .rng import accelerated
 from .task_sum import TaskSum
 from .values import Span
@@ -30,13 +30,11 @@ __all__ = [
     "Loop",
     "Source",
     "Sources",
-    "Tally",
     "add_scaled",
     "as_elements",
     "available",
     "compute",
     "converted",
-    "count",
     "count_nonfinite",
     "delta",
     "deltas",
@@ -47,28 +45,12 @@ __all__ = [
 
 EXPONENTS = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000}
 """The bits of the exponent; a number has all of them only where it is NaN or infinite."""
-DTYPES = frozenset(EXPONENTS)
-"""What loops read and write."""
 BLOCK = 1 << 17
 """Elements at a time: few enough that the arrays of a few models stay in a core's caches, and enough that the
 interpreter's share, some 15 µs, is small."""
 
 Loop = Callable[["Block"], "Values"] | TaskSum
 """The result for one block, 1-D: an array of the block's. Or what it is, said as data, where it is of that form."""
-
-
-class Tally(NamedTuple):
-    """A measuring pass that counts, as a loop: ``add(block, counts)``, or ``add(delta, counts)`` of a sparsifier."""
-
-    shape: tuple[int, ...]
-    """Of the counts, int64."""
-    add: Callable[[Any, Any], None]
-
-
-Source = Callable[[Span], "tuple[memoryview, str]"]
-"""The stored bytes of some elements of a model, and their dtype."""
-Sources = Mapping[str, "Source | list[Source] | None"]
-"""By port."""
 
 
 @cache
@@ -188,37 +170,19 @@ class _Stored:
             np.subtract(self.load(out, first), other.load(block.new(), first), out=out)
 
 
-def as_elements(data: memoryview, dtype: str) -> NDArray[Any]:
-    """Stored bytes as an array: float32, or the bits of 16-bit floats. An old file's misaligned data are copied."""
-    import numpy as np
-
-    elements = np.frombuffer(data, np.float32 if dtype == "F32" else np.uint16)
-    return elements if elements.flags.aligned and elements.flags.writeable else elements.copy()
-
-
 def run(
     loop: Callable[[Block], NDArray[Any]], sources: Sources, span: Span, pool: list[Values]
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
     """What a loop answers for each block of a span, with the block's place in the span."""
-    for block in _blocks(sources, span, pool):
-        with _quiet():
-            values = loop(block)
-        first = block.start - span.start
-        yield slice(first, first + block.numel), values
+    import numpy as np
 
-
-def _blocks(sources: Sources, span: Span, pool: list[Values]) -> Iterator[Block]:
     block = Block(sources, span, pool)
     for start in range(span.start, span.stop, BLOCK):
         block.move(start, min(BLOCK, span.stop - start))
-        yield block
-
-
-def _quiet() -> AbstractContextManager[None]:
-    """Infinities and NaN in a checkpoint are data here, as they are to torch: the engine counts them."""
-    import numpy as np
-
-    return np.errstate(all="ignore")
+        # Infinities and NaN in a checkpoint are data here, as they are to torch: the engine counts them.
+        with np.errstate(all="ignore"):
+            values = loop(block)
+        yield slice(start - span.start, start - span.start + block.numel), values
 
 
 def compute(loop: Loop, sources: Sources, span: Span, dtype: str, pool: list[Values]) -> NDArray[Any]:
@@ -262,17 +226,6 @@ def converted(data: memoryview, stored: str, wanted: str) -> NDArray[Any]:
         return as_elements(data, stored)
     whole = Span(0, as_elements(data, stored).size)
     return compute(lambda block: block["model"], {"model": lambda _: (data, stored)}, whole, wanted, [])
-
-
-def count(tally: Tally, sources: Sources, span: Span, pool: list[Values]) -> NDArray[np.int64]:
-    """What a tally counts in a span."""
-    import numpy as np
-
-    counts = np.zeros(tally.shape, np.int64)
-    for block in _blocks(sources, span, pool):
-        with _quiet():
-            tally.add(block, counts)
-    return counts
 
 
 def count_nonfinite(data: memoryview, dtype: str) -> int:

@@ -5,20 +5,15 @@ found from two histograms: one of the upper 16 bits, and one of the lower 16 of 
 k-th's. Two passes over the data, each a sum of integers, so the order of its parts does not matter.
 
 A component takes them as measuring passes: counts of all elements and :func:`bin_of_rank`, then counts within that bin
-and :func:`kth_smallest`. The counts are :mod:`.quantile`'s, or :func:`tally`'s where loops can run. Imports no torch.
+and :func:`kth_smallest`. The counts are :mod:`.quantile`'s, or :mod:`.tally`'s where loops can run. Imports no torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from .loops import Tally
-
-__all__ = ["COARSE", "FINE", "NAN", "bin_of_rank", "kth_smallest", "tally"]
+__all__ = ["COARSE", "FINE", "NAN", "bin_of_rank", "kth_smallest"]
 
 COARSE = 1 << 15
 """Values of the upper 16 bits, whose first, the sign, is zero."""
@@ -46,14 +41,3 @@ def kth_smallest(counts: Counts, found: Counts) -> Counts:
     """
     coarse, rank = found.tolist()
     return np.array([(coarse << 16) + int(bin_of_rank(counts, rank)[0]) if rank else -1])
-
-
-def tally(measured: tuple[Any, ...]) -> Tally:
-    """The pass after those ``measured``: every magnitude in a coarse bin, or those of one bin in fine ones."""
-    from . import quantile_numba as fast
-    from .loops import Tally
-
-    if not measured:
-        return Tally((COARSE,), lambda values, counts: fast.add_coarse(counts, values.view(np.uint32)))
-    coarse = int(measured[0][0])
-    return Tally((FINE,), lambda values, counts: fast.add_fine(counts, values.view(np.uint32), coarse))

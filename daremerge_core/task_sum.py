@@ -7,26 +7,25 @@ element once, as it is stored, and writes the rounded result. A :meth:`~.TensorC
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .elements import Addressed, Sources, read
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .loops import Loop, Sources
+    from .loops import Loop
     from .rng import Stream
     from .values import Span
 
-__all__ = ["ALL", "AT_RANDOM", "BF16", "F16", "F32", "REACHING", "TaskSum", "Thinning", "line"]
+__all__ = ["ALL", "AT_RANDOM", "REACHING", "TaskSum", "Thinning", "line"]
 
 ALL, AT_RANDOM, REACHING = 0, 1, 2
 """Kinds of thinning."""
-F16, BF16, F32 = 0, 1, 2
-"""How elements are stored."""
-_STORED: Mapping[str, int] = {"F16": F16, "BF16": BF16, "F32": F32}
 
 
 _NOTHING = 0x7FFFFFFF
@@ -86,20 +85,17 @@ class TaskSum:
         return [index for index, weight in enumerate(self.weights) if weight] or [0]
 
     def into(self, out: NDArray[Any], dtype: str, sources: Sources, span: Span) -> None:
-        """Compute a span. ``out`` is as :func:`.loops.as_elements` has elements of ``dtype``."""
-        import numpy as np
-
-        from .loops import as_elements
-
-        models = sources[self.models]
-        several = models if isinstance(models, list) else [models]
-        read = [sources[self.origin], sources[self.start], *(several[index] for index in self._part)]
-        found = [one(span) for one in read if one is not None and not isinstance(one, list)]
-        # Held until the work is done: the loop knows addresses only.
-        arrays = [out, *(as_elements(data, stored) for data, stored in found)]
-        addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
-        dtypes = np.array([_STORED[dtype], *(_STORED[stored] for _, stored in found)], np.int64)
-        self._compiled(addresses, dtypes, span.start, span.numel)
+        """Compute a span. ``out`` is as :func:`.as_elements` has elements of ``dtype``."""
+        models = read(sources, self.models, span)
+        found = Addressed.of(
+            [
+                (out.data.cast("B"), dtype),
+                *read(sources, self.origin, span),
+                *read(sources, self.start, span),
+                *(models[index] for index in self._part),
+            ]
+        )
+        self._compiled(found.addresses, found.stored, span.start, span.numel)
 
     @cached_property
     def _part(self) -> list[int]:

@@ -7,81 +7,25 @@ the order of the verbs. What is stored is reached by its address: one function s
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types  # type: ignore[attr-defined]
-from numba.extending import intrinsic
+from numba import njit, types
 from numpy.typing import NDArray
 
 from .compiled import compiled
 from .quantile_numba import _magnitude
-from .rng.philox_numba import _BLOCK, _COUNTERS, _philox_block
-from .storage_numba import _bfloat_to_float, _float_to_bfloat, _float_to_half, _half_to_float
-from .task_sum import ALL, AT_RANDOM, F16, F32, REACHING
+from .rng.philox_numba import _COUNTERS, _philox_block
+from .task_sum import ALL, AT_RANDOM, REACHING
+from .tiles_numba import TILE, Tile, Tiles, load, store
 
 __all__ = ["task_sum"]
 
-_TILE = _BLOCK
-"""Elements: those of one block of random numbers, 2 KiB of float32."""
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _NO_BITS = np.uint32(0)
 
 Numbers = NDArray[np.float32]
-Tile = NDArray[np.float32]
-"""``[_TILE]``"""
-Tiles = NDArray[np.float32]
-"""``[rows, _TILE]``"""
 
-
-def _to_pointer(context: Any, address: Any) -> Any:
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), generate
-
-
-_pointer: Any = intrinsic(_to_pointer)
-
-
-# Tiles are rows of two-dimensional arrays, of which the first ``n`` elements are meant. What is thinned goes from one
-# tile into another: in place, "this or nothing" becomes a store under a mask, which takes many processors ten times as
-# long.
-
-
-@njit(inline="always")
-def _load(tiles: Tiles, row: int, n: int, address: int, stored: int, at: int) -> None:
-    """The elements from index ``at`` of what is stored at an address, in float32."""
-    if stored == F32:
-        values = carray(_pointer(address + 4 * at), (n,), np.float32)
-        for i in range(n):
-            tiles[row, i] = values[i]
-        return
-    halves = carray(_pointer(address + 2 * at), (n,), np.uint16)
-    if stored == F16:
-        for i in range(n):
-            tiles[row, i] = _half_to_float(halves[i])
-    else:
-        for i in range(n):
-            tiles[row, i] = _bfloat_to_float(halves[i])
-
-
-@njit(inline="always")
-def _store(tile: Tile, n: int, address: int, stored: int, at: int) -> None:
-    """A tile rounded to nearest even, as elements from index ``at`` of what is stored at an address."""
-    if stored == F32:
-        values = carray(_pointer(address + 4 * at), (n,), np.float32)
-        for i in range(n):
-            values[i] = tile[i]
-        return
-    halves = carray(_pointer(address + 2 * at), (n,), np.uint16)
-    if stored == F16:
-        for i in range(n):
-            halves[i] = _float_to_half(tile[i])
-    else:
-        for i in range(n):
-            halves[i] = _float_to_bfloat(tile[i])
+# What is thinned goes from one tile into another: in place, "this or nothing" becomes a store under a mask, which takes
+# many processors ten times as long.
 
 
 @njit(inline="always")
@@ -198,17 +142,17 @@ def task_sum(
     """
     models = weights.size
     # The origin's tile, the start's, and each model's, whose change from the origin it becomes; what is kept of those.
-    tiles, kept = np.empty((2 + models, _TILE), np.float32), np.empty((models, _TILE), np.float32)
+    tiles, kept = np.empty((2 + models, TILE), np.float32), np.empty((models, TILE), np.float32)
     changes = tiles[2:]
-    total, mass, divisor = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    words, in_order = np.empty((4, _COUNTERS), np.uint32), np.empty(_TILE, np.uint32)
+    total, mass, divisor = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    words, in_order = np.empty((4, _COUNTERS), np.uint32), np.empty(TILE, np.uint32)
     at = 0
     while at < numel:
         # A tile ends where a block of random numbers does.
-        skipped = (first + at) % _TILE
-        n = min(_TILE - skipped, numel - at)
+        skipped = (first + at) % TILE
+        n = min(TILE - skipped, numel - at)
         for row in range(2 + models):
-            _load(tiles, row, n, addresses[1 + row], stored[1 + row], at)
+            load(tiles, row, n, addresses[1 + row], stored[1 + row], at)
         for model in range(models):
             into = kept if keeping[model] == ALL else changes
             for i in range(n):
@@ -226,5 +170,5 @@ def task_sum(
             _add(total, n, kept, weights, mean_scale)
         for i in range(n):
             total[i] = tiles[1, i] + total[i] * scale
-        _store(total, n, addresses[0], stored[0], at)
+        store(total, n, addresses[0], stored[0], at)
         at += n

@@ -391,7 +391,7 @@ class TensorView:
         with self._blame(key):
             tally = self.component.tally(self._tensor_site(key, done)) if self._suits_loops(key) else None
         if tally is not None:
-            return add_up(self._counted(tally, key, span) for span in blocks_of(numel, TALLY_BLOCK))
+            return add_up(tally.count(self._sources(key), span) for span in blocks_of(numel, TALLY_BLOCK))
         row = self._row_length(key) if self._rows else 1
         block = numel if self._whole else max(MEASURE_BLOCK // max(row, 1), 1) * row
         measured = tuple(kept.tensor() for kept in done)
@@ -404,10 +404,6 @@ class TensorView:
                     yield self.component.measure(site)
 
         return add_up(shares()).numpy()
-
-    def _counted(self, tally: loops.Tally, key: str, span: Span) -> Any:
-        with self._blame(key):
-            return loops.count(tally, self._sources(key), span, self._pool())
 
     def _conclude(self, key: str, total: Any, done: tuple[Kept, ...]) -> Any:
         with self._blame(key):

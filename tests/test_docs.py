@@ -114,7 +114,7 @@ def test_the_python_of_the_page_on_masks_works(monkeypatch: pytest.MonkeyPatch, 
 def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:
     """Its two files, built into a wheel, give a command, a recipe step, and pass the suite it shows."""
     (project,) = blocks(GUIDE, "toml")
-    plugin, norm, midway, report, tests = blocks(GUIDE, "python")
+    plugin, norm, midway, said, report, tests = blocks(GUIDE, "python")
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()
     (source / "pyproject.toml").write_text(project)
@@ -135,7 +135,9 @@ def test_the_plugin_guide_makes_a_plugin(tmp_path: Path) -> None:
         + norm
         + "\n\nclass TestNormLerp(MergeMethodTests):\n    component = NormLerp\n    exact_ends = 'a'\n"
         + midway
-        + "\n\nclass TestMidway(MergeMethodTests):\n    component = Midway\n    exact_ends = 'a'\n"
+        + "\n\nclass TestMidway(MergeMethodTests):\n    component = Midway\n    exact_ends = 'a'\n\n\n"
+        + said
+        + "\n\nclass TestMidwaySaid(MergeMethodTests):\n    component = MidwaySaid\n    exact_ends = 'a'\n"
         + report
         + "\n\nclass TestLargestWeight(ReporterTests):\n    component = LargestWeight\n"
     )

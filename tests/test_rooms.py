@@ -20,6 +20,9 @@ MAY_IMPORT_MORE = (
     "daremerge_core.rng.philox_torch",
     "daremerge_core.storage_numba",
     "daremerge_core.stores.kernels",
+    "daremerge_core.tally_numba",
+    "daremerge_core.task_sum_numba",
+    "daremerge_core.tiles_numba",
 )
 NEEDS_PYTEST = ("daremerge_core.testing",)
 RUNS = ("daremerge_core.cli.__main__",)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from daremerge_core.loops import Block, Loop, Tally, Values
+    from daremerge_core.loops import Block, Loop, Values
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
+    from daremerge_core.tally import Tally
 
 BASE = Field(description="The model that the others were tuned from.")
 SEED = Field(0, ge=0, description="Chooses the random mask; the same seed gives the same bytes.")
@@ -178,11 +179,9 @@ class Magnitude(Masker):
         return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
     def tally(self, site: TensorSite) -> Tally:
-        from daremerge_core import ranks
-        from daremerge_core.loops import Tally
+        from daremerge_core.tally import Magnitudes, Tally
 
-        shape, add = ranks.tally(site.measured)
-        return Tally(shape, lambda block, counts: add(_change(block), counts))
+        return Tally("model", "base", (Magnitudes.after(site.measured),))
 
     def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
         from daremerge_core import ranks
@@ -214,9 +213,7 @@ class Magnitude(Masker):
 
 def _change(block: Block) -> Values:
     """model − base."""
-    model = block["model"]
-    model -= block["base"]
-    return model  # type: ignore[no-any-return]
+    return block.difference("model", "base")  # type: ignore[no-any-return]
 
 
 class SignAgreement(Masker):

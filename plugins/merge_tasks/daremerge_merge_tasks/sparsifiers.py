@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from daremerge_core.loops import Tally
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
+    from daremerge_core.tally import Magnitudes
     from daremerge_core.task_sum import Thinning
 
 __all__ = ["OVER", "Breadcrumbs", "Della", "Magnitude"]
@@ -55,10 +55,10 @@ class Magnitude(Sparsifier):
 
         return quantile.fine_counts(delta, site.measured[0]) if site.measured else quantile.coarse_counts(delta)
 
-    def tally(self, site: TensorSite) -> Tally:
-        from daremerge_core import ranks
+    def tally(self, site: TensorSite) -> Magnitudes:
+        from daremerge_core.tally import Magnitudes
 
-        return ranks.tally(site.measured)
+        return Magnitudes.after(site.measured)
 
     def conclude(self, total: Measured, measured: tuple[Measured, ...]) -> Measured:
         import numpy as np

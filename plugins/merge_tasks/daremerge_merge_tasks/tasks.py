@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from daremerge_core.components import Component
-    from daremerge_core.loops import Loop, Tally
+    from daremerge_core.loops import Loop
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
+    from daremerge_core.tally import Tally
     from daremerge_core.task_sum import Thinning
 
 __all__ = ["Election", "Normalization", "Scheme", "SparseMerge", "TaskMerge", "WeighedModels", "installed_sparsifier"]
@@ -261,15 +262,18 @@ class SparseMerge(SchemeMerge):
 
     def tally(self, site: TensorSite) -> Tally | None:
         """For one sparsifier; a second one would have to see what the first leaves."""
-        from . import loops
+        from daremerge_core.tally import Tally
 
         if len(self.scheme.sparsifiers) > 1:
             return None
-        each = []
+        counted = []
         for index in range(len(self.models)):
             first, *_ = self._thinners(site.place, index) or self.scheme.sparsifiers
-            each.append(first.tally(site.for_model(index, measured=tuple(pass_[index] for pass_ in site.measured))))
-        return loops.tally_of_each(each)
+            found = first.tally(site.for_model(index, measured=tuple(pass_[index] for pass_ in site.measured)))
+            if found is None:
+                return None
+            counted.append(found)
+        return Tally("models", "base", tuple(counted))
 
     def conclude(self, place: Place, total: Measured, measured: tuple[Measured, ...]) -> Measured:
         import numpy as np
