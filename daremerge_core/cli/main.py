@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -137,12 +138,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # Modules and headers make many objects that stay, and a merge makes no cycles of its arrays: look for garbage seldom.
+    gc.set_threshold(20_000, 50)
+    # NumPy's linear algebra, which nothing here uses, starts a thread a core, and they spin while modules are loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         make_cli()()
     except SystemExit as done:
         if "torch" in sys.modules and (done.code is None or isinstance(done.code, int)):
             _leave(done.code or 0)
         raise
+    finally:
+        gc.freeze()  # the process ends: to look for garbage among all that was loaded takes longer than all the rest
 
 
 def _leave(code: int) -> NoReturn:
