@@ -138,7 +138,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # Modules and headers make many objects that stay, and a merge makes no cycles of its arrays: look for garbage seldom.
+    # Look for garbage seldom: modules and headers are many objects that stay, and merging leaves no cycles of arrays.
     gc.set_threshold(20_000, 50)
     # NumPy's linear algebra, which nothing here uses, starts a thread a core, and they spin while modules are loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
