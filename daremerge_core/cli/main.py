@@ -17,6 +17,7 @@ import click
 from ..errors import DaremergeError, Interrupted, nearest
 from ..printable import printable_lines
 from ..version import __version__
+from .loading import loading
 
 __all__ = ["Lazy", "main", "make_cli"]
 
@@ -76,7 +77,8 @@ class Lazy(click.Group):
         if cmd_name in self._elsewhere:
             target, _ = self._elsewhere[cmd_name]
             module, _, attribute = target.partition(":")
-            command = getattr(import_module(module), attribute)
+            with loading():
+                command = getattr(import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)
@@ -138,8 +140,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # Look for garbage seldom: modules and headers are many objects that stay, and merging leaves no cycles of arrays.
-    gc.set_threshold(20_000, 50)
     # NumPy's linear algebra, which nothing here uses, starts a thread a core, and they spin while modules are loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
