@@ -172,14 +172,14 @@ def execute(
             weighed = _Weighed(shown, plan)
             to_measure = _bytes_to_measure(plan)
             weighed.start(plan.bytes_in + to_measure, f"making the {plan.kind}")
-            chosen: list[str] = []
-            load = partial(_load, plan, settings.device, chosen)
+            loaded: list[tuple[str, list[_Task]]] = []
+            load = partial(_load, plan, settings, threads, loaded)
             inputs = _Identities(plan, weighed)
             # Where nothing waits for the identities, inputs are hashed a little ahead of where they are merged, as far
             # as that goes while what computes is loaded: each is read from the disk once, also when memory cannot hold
             # it.
             waits = bool(expected or journal) or settings.sha256 or to_measure > 0
-            pool.run(chain([(0, load)], inputs.jobs(lambda: waits or not chosen)))
+            pool.run(chain([(0, load)], inputs.jobs(lambda: waits or not loaded)))
             if expected:
                 check_identities(plan, inputs.found(), expected)
             if journal:
@@ -187,8 +187,8 @@ def execute(
             if waits:
                 sink.describe(plan.metadata(inputs.found()), sha256=settings.sha256)
             with one_thread_per_op():
-                _make_ready(plan, chosen[0], pool, weighed)
-                tasks = _tasks(plan, settings, threads, chosen[0])
+                [(device, tasks)] = loaded
+                _make_ready(plan, device, pool, weighed)
                 if journal:
                     tasks = _unfinished(tasks, journal, sink, pool, weighed, nonfinite)
                 work = sum(nbytes(task.meta.dtype, task.piece.numel) for task in tasks)
@@ -325,13 +325,13 @@ def _shown(progress: Progress, total: int, what: str) -> Iterator[None]:
         progress.finish()
 
 
-def _load(plan: Plan, wanted: str, chosen: list[str]) -> None:
-    """Load what computes the result, and answer the device to do it on.
+def _load(plan: Plan, settings: Settings, threads: int, loaded: list[tuple[str, list[_Task]]]) -> None:
+    """Load what computes the result, and add the device to do it on and the tasks to do.
 
     A loop on the CPU is as fast as the data come, so a merge of loops alone has no use for another device by itself,
     nor for torch, which takes a second and a half to import.
     """
-    device = "cpu"
+    wanted, device = settings.device, "cpu"
     if wanted not in ("cpu", "auto") or needs_torch(plan):
         import torch  # noqa: F401
 
@@ -339,7 +339,7 @@ def _load(plan: Plan, wanted: str, chosen: list[str]) -> None:
     if loops.available():
         # The first loop that numba is to load has it look up all it knows: half a second, for which workers would wait.
         loops.count_nonfinite(memoryview(bytearray(2)), "F16")
-    chosen.append(device)
+    loaded.append((device, _tasks(plan, settings, threads, device)))
 
 
 class _Identities:

@@ -153,6 +153,7 @@ class TensorView:
         self._masks: dict[str, Mask | list[Mask] | None] = {
             name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "mask"
         }
+        self._children = tuple(self._on_ports())
         self.anchor: Model = self._anchor()
         self.others = [
             Other(name, one, frozenset(one.keys()))
@@ -186,8 +187,11 @@ class TensorView:
         """The values that it reads tensor by tensor, one that it reads twice told twice."""
         yield from self.children()
 
-    def children(self) -> Iterator[Any]:
+    def children(self) -> Sequence[Any]:
         """The values on every port that is read tensor by tensor."""
+        return self._children
+
+    def _on_ports(self) -> Iterator[Any]:
         for name, port in ports(type(self.component)).items():
             value = getattr(self.component, name)
             if value is not None and not port.aside:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import click
 from ..errors import DaremergeError, Interrupted, nearest
 from ..printable import printable_lines
 from ..version import __version__
-from .loading import loading
+from . import loading
 
 __all__ = ["Lazy", "main", "make_cli"]
 
@@ -77,7 +76,7 @@ class Lazy(click.Group):
         if cmd_name in self._elsewhere:
             target, _ = self._elsewhere[cmd_name]
             module, _, attribute = target.partition(":")
-            with loading():
+            with loading.loading():
                 command = getattr(import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
@@ -140,6 +139,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    loading.has_the_process()
     # NumPy's linear algebra, which nothing here uses, starts a thread a core, and they spin while modules are loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -149,7 +149,7 @@ def main() -> None:
             _leave(done.code or 0)
         raise
     finally:
-        gc.freeze()  # the process ends: to look for garbage among all that was loaded takes longer than all the rest
+        loading.ends()
 
 
 def _leave(code: int) -> NoReturn:
