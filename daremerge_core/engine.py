@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from blake3 import blake3
 
+from . import loops
 from .allocator import freed_memory_kept
 from .devices import in_order, resolve_device, span_on
 from .dtypes import nbytes
@@ -49,8 +51,8 @@ SPAN = 1 << 18
 """Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
 TASK = 1 << 23
 """Elements of one tensor that one worker takes in a row."""
-HASHED_AHEAD = 1 << 30
-"""Bytes of the inputs that are hashed before the first are merged: what computes is loaded meanwhile."""
+HASHED_AT_ONCE = 4 << 20
+"""Bytes of the inputs that one job hashes, and up to a leaf more: most tensors of a model are tiny."""
 AHEAD = 32
 """How many results of measuring may wait for an earlier one: a histogram is half a megabyte."""
 
@@ -170,13 +172,14 @@ def execute(
             weighed = _Weighed(shown, plan)
             to_measure = _bytes_to_measure(plan)
             weighed.start(plan.bytes_in + to_measure, f"making the {plan.kind}")
-            chosen: list[str] = []
-            beside = partial(_choose_device, plan, settings.device, chosen)
+            loaded: list[tuple[str, list[_Task]]] = []
+            load = partial(_load, plan, settings, threads, loaded)
             inputs = _Identities(plan, weighed)
-            # Where nothing waits for the identities, inputs are hashed a little ahead of where they are merged: each
-            # is read from the disk once, also when memory cannot hold it.
+            # Where nothing waits for the identities, inputs are hashed a little ahead of where they are merged, as far
+            # as that goes while what computes is loaded: each is read from the disk once, also when memory cannot hold
+            # it.
             waits = bool(expected or journal) or settings.sha256 or to_measure > 0
-            pool.run([(0, beside), *inputs.jobs(None if waits else HASHED_AHEAD)])
+            pool.run(chain([(0, load)], inputs.jobs(lambda: waits or not loaded)))
             if expected:
                 check_identities(plan, inputs.found(), expected)
             if journal:
@@ -184,8 +187,8 @@ def execute(
             if waits:
                 sink.describe(plan.metadata(inputs.found()), sha256=settings.sha256)
             with one_thread_per_op():
-                _make_ready(plan, chosen[0], pool, weighed)
-                tasks = _tasks(plan, settings, threads, chosen[0])
+                [(device, tasks)] = loaded
+                _make_ready(plan, device, pool, weighed)
                 if journal:
                     tasks = _unfinished(tasks, journal, sink, pool, weighed, nonfinite)
                 work = sum(nbytes(task.meta.dtype, task.piece.numel) for task in tasks)
@@ -322,18 +325,24 @@ def _shown(progress: Progress, total: int, what: str) -> Iterator[None]:
         progress.finish()
 
 
-def _choose_device(plan: Plan, wanted: str, chosen: list[str]) -> None:
-    """Load what computes the result, and answer the device to do it on.
+def _load(plan: Plan, settings: Settings, threads: int, loaded: list[tuple[str, list[_Task]]]) -> None:
+    """Load what computes the result, and add the device to do it on and the tasks to do.
 
     A loop on the CPU is as fast as the data come, so a merge of loops alone has no use for another device by itself,
     nor for torch, which takes a second and a half to import.
     """
-    if wanted in ("cpu", "auto") and not needs_torch(plan):
-        chosen.append("cpu")
-        return
-    import torch  # noqa: F401
+    wanted, device = settings.device, "cpu"
+    if wanted not in ("cpu", "auto") or needs_torch(plan):
+        import torch  # noqa: F401
 
-    chosen.append(resolve_device(wanted))
+        device = resolve_device(wanted)
+    if device == "cpu" and loops.available():
+        # The first loop that numba is to load has it look up all it knows: half a second, for which workers would wait.
+        loops.count_nonfinite(memoryview(bytearray(2)), "F16")
+        for value in plan.lazy():
+            if isinstance(value, TensorView):
+                value.load_loops()
+    loaded.append((device, _tasks(plan, settings, threads, device)))
 
 
 class _Identities:
@@ -353,31 +362,35 @@ class _Identities:
             (nbytes(model.meta(leaf.key).dtype, leaf.span.numel), model, builder, leaf)
             for model, builder, leaf in leaves
         )
+        self._unhashed = sum(size for size, *_ in self._left)
+        """Bytes for which no job has been given out."""
 
-    def jobs(self, most: int | None = None) -> Iterator[tuple[int, Callable[[], object]]]:
-        """The next jobs for a pool, for about as many bytes; all that are left by default."""
-        count = 0
-        while self._left and (most is None or count < most):
-            size, *leaf = self._left.popleft()
-            count += size
-            yield 0, partial(self._hash, size, *leaf)
+    def jobs(self, more: Callable[[], bool] = lambda: True) -> Iterator[tuple[int, Callable[[], object]]]:
+        """The next jobs for a pool, for as long as more are wanted; all that are left by default."""
+        while self._left and more():
+            size, leaves = 0, []
+            while self._left and size < HASHED_AT_ONCE:
+                leaves.append(self._left.popleft())
+                size += leaves[-1][0]
+            self._unhashed -= size
+            yield 0, partial(self._hash, size, leaves)
 
-    def _hash(self, size: int, model: Model, builder: IdentityBuilder, leaf: Leaf) -> None:
-        builder.hash_leaf(model, leaf)
+    def _more_than(self, rest: float) -> bool:
+        return self._unhashed > rest
+
+    def _hash(self, size: int, leaves: Sequence[tuple[int, Model, IdentityBuilder, Leaf]]) -> None:
+        for _, model, builder, leaf in leaves:
+            builder.hash_leaf(model, leaf)
         self._progress.advance(size)
 
     def among(
         self, tasks: Sequence[_Task], job: Callable[[_Task], tuple[int, Callable[[], object]]]
     ) -> Iterator[tuple[int, Callable[[], object]]]:
         """The tasks' jobs, with what is left to hash spread evenly among them."""
-        left = sum(size for size, *_ in self._left)
-        work = max(sum(span.numel for task in tasks for span in task.spans), 1)
-        ahead = 0.0
+        left, work, done = self._unhashed, max(sum(task.piece.numel for task in tasks), 1), 0
         for task in tasks:
-            ahead += left * sum(span.numel for span in task.spans) / work
-            while ahead > 0 and self._left:
-                ahead -= self._left[0][0]
-                yield from self.jobs(1)
+            done += task.piece.numel
+            yield from self.jobs(partial(self._more_than, left * (1 - done / work)))
             yield job(task)
         yield from self.jobs()
 

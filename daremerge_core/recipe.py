@@ -55,7 +55,7 @@ assert set(SPELLINGS) | {"keep"} == set(StorageDtype.__args__)  # type: ignore[a
 class Output(BaseModel):
     """Which step to write, where and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     step: str = Field(description="The step (or model) to write.")
     path: str | None = Field(None, description="Where to write; relative to the recipe's folder.")
@@ -67,7 +67,7 @@ class Output(BaseModel):
 class Recipe(BaseModel):
     """A graph of components over model files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     models: dict[str, str] = Field(default_factory=dict, description="Model files by name.")
     steps: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Steps by name: op and options.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .dtypes import torch_dtype
 from .stores.tensors import stored_bytes
 from .values import Model, Span
-from .views import Computed, ModelView
+from .views import ModelView, computes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def sample_changes(merge: ModelView) -> list[NDArray[np.float64]]:
     component = merge.component
     models: list[Any] = list(getattr(component, "models", None) or [getattr(component, "b", None)])
     base: Any = getattr(component, "base", None) or getattr(component, "a", None)
-    if any(one is None or isinstance(one, Computed) for one in (*models, base)):
+    if any(one is None or computes(one) for one in (*models, base)):
         return []
     keys = [key for key in merge.active_keys() if len(merge.anchor.meta(key).shape) > 1]
     chosen = keys[:: max(len(keys) // TENSORS, 1)][:TENSORS]

@@ -46,6 +46,17 @@ class Tally:
     origin: str
     counted: tuple[Magnitudes, ...]
 
+    def load(self) -> None:
+        """Have the loops ready; compiled, where they never were."""
+        import numpy as np
+
+        from .ranks import COARSE
+        from .tally_numba import add_coarse, add_fine
+
+        counts, nowhere = np.zeros((1, COARSE), np.int64), np.zeros(2, np.int64)
+        add_coarse(counts, nowhere, nowhere, 0)
+        add_fine(counts, nowhere, nowhere, 0, nowhere[:1])
+
     def count(self, sources: Sources, span: Span) -> NDArray[np.int64]:
         """``[bins]``, or ``[models, bins]`` of a port that takes several: what a span adds to the pass."""
         import numpy as np

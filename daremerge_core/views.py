@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from . import loops
 from .catalog import distribution_of
@@ -38,7 +38,9 @@ from .layout import Layout, LayoutSpec, Place, detect
 from .measuring import Kept, Measurements, add_up
 from .site import Site, TensorSite
 from .stores.mask_file import BitMask, PackedMask, selected
-from .stores.tensors import Stored, raw_bytes, stored_bytes
+from .stores.tensors import gives_bytes, raw_bytes, stored_bytes
+from .tally import Tally
+from .task_sum import TaskSum
 from .values import Gradient, Mask, Model, Span, TensorMeta
 
 if TYPE_CHECKING:
@@ -153,6 +155,7 @@ class TensorView:
         self._masks: dict[str, Mask | list[Mask] | None] = {
             name: getattr(component, name) for name, port in ports(type(component)).items() if port.kind == "mask"
         }
+        self._children = tuple(self._on_ports())
         self.anchor: Model = self._anchor()
         self.others = [
             Other(name, one, frozenset(one.keys()))
@@ -186,8 +189,11 @@ class TensorView:
         """The values that it reads tensor by tensor, one that it reads twice told twice."""
         yield from self.children()
 
-    def children(self) -> Iterator[Any]:
+    def children(self) -> Sequence[Any]:
         """The values on every port that is read tensor by tensor."""
+        return self._children
+
+    def _on_ports(self) -> Iterator[Any]:
         for name, port in ports(type(self.component)).items():
             value = getattr(self.component, name)
             if value is not None and not port.aside:
@@ -305,6 +311,17 @@ class TensorView:
                 not self._passes or self.component.tally(site) is not None
             )
 
+    def load_loops(self) -> None:
+        """Have numba load, or the first time compile, the loops that most of this is computed by, while others work."""
+        key = next((key for key in self.active_keys() if self._suits_loops(key)), None)
+        if key is None:
+            return
+        with self._blame(key):
+            loop, tally = (answer(self._tensor_site(key, ())) for answer in (self.component.loop, self.component.tally))
+            for one in (loop, tally):
+                if isinstance(one, (TaskSum, Tally)):
+                    one.load()
+
     def _suits_loops(self, key: str) -> bool:
         if self._whole or self._rows or not loops.available():
             return False
@@ -333,7 +350,7 @@ class TensorView:
 
         def of(model: Model) -> loops.Source:
             dtype = model.meta(key).dtype
-            if isinstance(model, Stored):
+            if gives_bytes(model):
                 return lambda span: (model.raw(key, span), dtype)
             return lambda span: (stored_bytes(model, key, span), dtype)
 
@@ -889,12 +906,12 @@ def without_torch(value: Any, key: str) -> bool:
         return value.without_torch(key)
     if isinstance(value, PackedMask):
         return without_torch(value.mask, key)
-    return isinstance(value, (Stored, BitMask))
+    return isinstance(value, BitMask) or gives_bytes(value)
 
 
-@runtime_checkable
 class Computed(Protocol):
-    """A model or mask that is computed when read, and says what that takes. Views are; a plugin's own may be."""
+    """A model or mask that is computed when read, and says what that takes. Views are; a plugin's own may be: see
+    :func:`computes`."""
 
     def needs_whole(self, key: str) -> bool:
         """Whether reading ``key`` by spans would repeat whole-tensor work."""
@@ -905,10 +922,15 @@ class Computed(Protocol):
         ...
 
 
+def computes(value: object) -> TypeGuard[Computed]:
+    """Whether a model or mask is :class:`Computed`; for the reason of :func:`.gives_bytes` not by ``isinstance``."""
+    return hasattr(value, "working_bytes") and hasattr(value, "needs_whole")
+
+
 def needs_whole(value: Any, key: str) -> bool:
     """Whether reading ``key`` by spans would repeat whole-tensor work."""
     value = _source(value)
-    return isinstance(value, Computed) and _knows(value, key) and value.needs_whole(key)
+    return computes(value) and _knows(value, key) and value.needs_whole(key)
 
 
 def measures(value: Any, key: str) -> bool:
@@ -934,7 +956,7 @@ def working_bytes(value: Any, key: str, numel: int) -> int:
     if isinstance(value, PackedMask):
         return numel + working_bytes(value.mask, key, 8 * numel)
     value = _source(value)
-    if isinstance(value, Computed) and _knows(value, key):
+    if computes(value) and _knows(value, key):
         return value.working_bytes(key, numel)
     try:
         return nbytes(value.meta(key).dtype, numel)

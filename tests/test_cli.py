@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -330,6 +331,17 @@ class TestProcess:
         assert "nothing was written" in errors
         assert "Traceback" not in errors
         assert sorted(models.folder.iterdir()) == before
+
+    def test_what_is_loaded_is_not_looked_through_for_garbage_and_the_rest_is(self) -> None:
+        code = "import gc, sys; from daremerge_core.cli import main; sys.argv[1:] = ['merge', 'lerp', '--help']\n"
+        code += "try: main()\nexcept SystemExit as done: print(done.code, gc.isenabled(), gc.get_freeze_count() > 9999)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "0 True True"
+
+    def test_in_a_process_of_somebody_elses_garbage_is_left_to_him(self, cli: Cli) -> None:
+        before = gc.get_freeze_count()
+        assert cli("merge", "lerp", "--help").exit_code == 0
+        assert (gc.get_freeze_count(), gc.isenabled()) == (before, True)
 
     def test_without_numba_the_bytes_are_the_same(self, process: Any, models: SimpleNamespace) -> None:
         for fast in ("0", "1"):

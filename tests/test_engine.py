@@ -220,6 +220,28 @@ def test_devices_that_are_not_there_are_refused(models: SimpleNamespace) -> None
     assert not (models.folder / "out.safetensors").exists()
 
 
+def test_inputs_are_hashed_for_as_long_as_what_computes_is_loaded(
+    models: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, whole, load = threading.Event(), engine._Identities._hash, engine._load
+    monkeypatch.setattr(engine, "HASHED_AT_ONCE", 1)  # so that there are many jobs
+
+    def hash_one(self: Any, *args: Any) -> None:
+        whole(self, *args)
+        if not self._left:
+            hashed.set()
+
+    def load_last(*args: Any) -> None:
+        assert hashed.wait(60), "the other worker must hash all there is meanwhile"
+        load(*args)
+
+    monkeypatch.setattr(engine._Identities, "_hash", hash_one)
+    monkeypatch.setattr(engine, "_load", load_last)
+    found = run(models, DARE, "beside.safetensors", threads=2)
+    monkeypatch.undo()
+    assert run(models, DARE, threads=1) == found, "and where one worker does all, it loads first"
+
+
 def test_discover_is_read_once() -> None:
     assert discover() is discover()
 

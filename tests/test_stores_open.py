@@ -292,6 +292,12 @@ class TestTorchPickle:
                 with pytest.raises(ModelFileError, match=r"model\.pt"):
                     TorchPickle(path)
 
+    def test_an_escape_that_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.pt"
+        path.write_bytes(OLD_FILE[:100] + b"i\\q\nx\n" + OLD_FILE[100:])
+        with pytest.raises(ModelFileError, match=r"model\.pt"):
+            TorchPickle(path)
+
     @given(st.data())
     def test_damaged_anywhere(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
         """One byte changed in the object part: it opens or is refused."""

@@ -16,6 +16,7 @@ import click
 from ..errors import DaremergeError, Interrupted, nearest
 from ..printable import printable_lines
 from ..version import __version__
+from . import loading
 
 __all__ = ["Lazy", "main", "make_cli"]
 
@@ -75,7 +76,8 @@ class Lazy(click.Group):
         if cmd_name in self._elsewhere:
             target, _ = self._elsewhere[cmd_name]
             module, _, attribute = target.partition(":")
-            command = getattr(import_module(module), attribute)
+            with loading.loading():
+                command = getattr(import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
         return super().get_command(ctx, cmd_name)
@@ -137,12 +139,17 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    loading.has_the_process()
+    # NumPy's linear algebra, which nothing here uses, starts a thread a core, and they spin while modules are loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         make_cli()()
     except SystemExit as done:
         if "torch" in sys.modules and (done.code is None or isinstance(done.code, int)):
             _leave(done.code or 0)
         raise
+    finally:
+        loading.ends()
 
 
 def _leave(code: int) -> NoReturn:

@@ -15,6 +15,7 @@ from ..catalog import discover, shipped_by
 from ..components import Component, LoraTool, ports
 from ..errors import CatalogError, RecipeError
 from ..recipe import parse_recipe
+from .loading import loading
 from .options import component_parameters, flag, given_options, is_argument
 from .output import WRITTEN, output_parameters, perform
 
@@ -39,7 +40,8 @@ class Components(click.Group):
         if (own := super().get_command(ctx, cmd_name)) is not None:
             return own
         try:
-            cls = discover().get(self.kind, cmd_name)
+            with loading():
+                cls = discover().get(self.kind, cmd_name)
         except CatalogError as error:
             raise click.UsageError(str(error), ctx) from None
         return _command(cls)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -192,7 +191,7 @@ def _stem(target: Path, folder: bool) -> str:
 
 def _beside(target: Path, folder: bool) -> Path:
     """A name that nothing has, for what is to take the place of ``target``."""
-    return target.parent / f".{_stem(target, folder)}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}"
+    return target.parent / f".{_stem(target, folder)}.{os.getpid()}-{os.urandom(4).hex()}.{_SUFFIX}"
 
 
 def _discard(path: Path, folder: bool) -> None:

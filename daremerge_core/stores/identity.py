@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +99,8 @@ def content_identity(model: Model, *, threads: int | None = None) -> str:
 
     Reads the whole model, at about the speed of memory. ``threads`` defaults to the number of cores.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     builder = IdentityBuilder.of(model)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         try:

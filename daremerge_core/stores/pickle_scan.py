@@ -9,6 +9,7 @@ whatever this process kept there; and so does a storage that a file of old names
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import IO, NamedTuple
 
@@ -86,7 +87,9 @@ def scan(file: IO[bytes]) -> Scanned:
     for what is no pickle. Globals that are not called are left to the unpickler, which refuses them by name.
     """
     try:
-        return _scan(pickletools.genops(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escapes that are none, in texts of a damaged file
+            return _scan(pickletools.genops(file))
     except PickleProblem:
         raise
     except (ValueError, IndexError, KeyError, OverflowError) as error:

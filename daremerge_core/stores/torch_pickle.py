@@ -15,7 +15,6 @@ from ..printable import shortened
 from .files import EXPLAINED, guess_format, open_regular
 from .header import name_problem
 from .memory import MemoryModel
-from .pickle_scan import PickleProblem, scan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +85,8 @@ def _check_zip(path: Path) -> None:
     """Refuse an archive that ``torch.save`` does not write: packed, ambiguous, or with a pickle that misbehaves."""
     import zipfile
 
+    from .pickle_scan import PickleProblem, scan  # which few models need
+
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -115,6 +116,8 @@ def _check_zip(path: Path) -> None:
 
 def _check_old(path: Path) -> None:
     """As :func:`_check_zip`, for a file of torch 1.5 or older: five pickles, then the storages that the last lists."""
+    from .pickle_scan import PickleProblem, scan
+
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         try:
             scanned = [scan(cast("IO[bytes]", view)) for _ in range(5)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,8 @@ def load(name: str) -> dict[str, TensorMeta]:
     """Every tensor of a checkpoint of :data:`NAMES`, in the order of its file; ``KeyError`` for another name."""
     if name not in NAMES:
         raise KeyError(f"no layout {name!r}; there are {', '.join(NAMES)}")
+    from importlib.resources import files
+
     packed = files(__package__).joinpath(f"{name}.json.gz").read_bytes()
     tensors = json.loads(gzip.decompress(packed))
     return {key: TensorMeta(key, dtype, tuple(shape)) for key, (dtype, shape) in tensors.items()}

@@ -140,9 +140,9 @@ _LAYOUTS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 def _number(model: Model, meta: TensorMeta) -> float:
     """The value of a tensor of one element; of a file in a usual dtype without torch, which takes long to import."""
-    from daremerge_core.stores.tensors import Stored
+    from daremerge_core.stores.tensors import gives_bytes
 
-    if isinstance(model, Stored) and meta.dtype in _LAYOUTS:
+    if gives_bytes(model) and meta.dtype in _LAYOUTS:
         return float(struct.unpack(_LAYOUTS[meta.dtype], model.raw(meta.key, meta.whole))[0])
     return float(model.read(meta.key).item())
 
