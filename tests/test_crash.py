@@ -164,10 +164,13 @@ def test_two_at_once(scene: Scene, tmp_path: Path, same: bool) -> None:
 def test_a_folder_that_is_being_written_is_not_swept_as_old(scene: Scene) -> None:
     """Its own process holds it, however old it looks."""
     scene.clear()
+    (scene.folder / "log").unlink()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(scene.merge, slow=0.2)
-        while not (found := [path for path in scene.place.iterdir() if path.name.startswith(".out.")]):
+        while "pwrite" not in ("".join(scene.log()) if (scene.folder / "log").exists() else ""):  # by then it is locked
             pass
+        found = [path for path in scene.place.iterdir() if path.name.startswith(".out.")]
+        assert found
         for path in found:
             os.utime(path, (0, 0))
         from daremerge_core.stores.atomic import Partial
