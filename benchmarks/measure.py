@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_UNCOMMON = "PYTHONDONTWRITEBYTECODE"
+"""Set in some containers. With it Python compiles every module at each start, which is no part of what is measured."""
 INTERVAL = 0.05
 """Seconds between two looks at a process's memory."""
 
@@ -41,7 +43,7 @@ def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> 
         CommandFailed: it ended with an error, or could not be started.
     """
     with tempfile.TemporaryFile() as printed:
-        environment = os.environ | dict(env or {})
+        environment = {name: value for name, value in os.environ.items() if name != _UNCOMMON} | dict(env or {})
         started = time.perf_counter()
         try:
             process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=environment)

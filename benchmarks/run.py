@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -126,6 +127,15 @@ def startup(runs: int) -> dict[str, float]:
     return {name: median(times) for name, times in found.items()}
 
 
+def first_run(files: Checkpoints, scratch: Path) -> dict[str, float]:
+    """Seconds of a small DARE merge whose loops are compiled, as after an install, and with them in numba's cache."""
+    [dare] = [job for job in JOBS if job.name == "dare"]
+    command = dare.argv(files, dare.output(scratch), threads=0, memory="1GiB")
+    with tempfile.TemporaryDirectory() as cache:
+        first, again = (measure(command, env={"NUMBA_CACHE_DIR": cache}).wall for _ in range(2))
+    return {"a small merge, its loops compiled": first, "the same again": again}
+
+
 def scale(series: Sequence[str], data: Path, scratch: Path, layout: str, how: Conditions) -> dict[str, Any]:
     """The points of each series, measured one after the other."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in series}
@@ -200,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             files = checkpoints(options.layout, options.data)
             results = bench(jobs, files, scratch, how)
             report["results"] = [result.report() for result in results]
-            report["startup"] = startup(STARTUP_RUNS)
+            report["startup"] = startup(STARTUP_RUNS) | first_run(checkpoints("tiny", options.data), scratch)
             shown = [tables.time_table(report), tables.startup_table(report)]
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
