@@ -6,8 +6,12 @@ where :func:`daremerge_core.rng.accelerated` says that numba is there. Importing
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,8 +62,37 @@ def _compile(function: F, signature: Any) -> F:
     from numba import njit
 
     # Numbers are divided as NumPy does it: looking for zeros would keep the loop from being vector code.
-    how: Any = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+    loop: Any = njit(nogil=True, fastmath=False, error_model="numpy")(function)
+    with suppress(RuntimeError, OSError):  # numba finds no folder it may write to
+        loop._cache = _cache(function)
+    signatures = signature if isinstance(signature, list) else [signature]
     try:
-        return njit(signature, cache=True, **how)(function)  # type: ignore[no-any-return]
-    except (RuntimeError, OSError):  # numba finds no folder it may write to, or the disk is full
-        return njit(signature, **how)(function)  # type: ignore[no-any-return]
+        for one in signatures:
+            loop.compile(one)
+        loop.disable_compile()  # for other types: a number in Python is taken for what the signature says
+    except OSError:  # the disk is full
+        loop = njit(signatures, nogil=True, fastmath=False, error_model="numpy")(function)
+    return loop  # type: ignore[no-any-return]
+
+
+def _cache(function: Callable[..., Any]) -> Any:
+    """numba's cache of a function's machine code, which heeds that code of other modules is compiled into it.
+
+    numba's own looks at the function's file alone, and would go on with old code when a module that it uses is new.
+    """
+    from numba.core.caching import FunctionCache
+
+    class Cache(FunctionCache):
+        def _index_key(self, *about: Any) -> Any:
+            return (*super()._index_key(*about), _sources())  # type: ignore[no-untyped-call]
+
+    return Cache(function)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of this package's compiled modules."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.rglob("*_numba.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

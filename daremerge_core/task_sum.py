@@ -27,7 +27,6 @@ __all__ = ["ALL", "AT_RANDOM", "REACHING", "TaskSum", "Thinning", "line"]
 ALL, AT_RANDOM, REACHING = 0, 1, 2
 """Kinds of thinning."""
 
-
 _NOTHING = 0x7FFFFFFF
 """A threshold that no magnitude reaches."""
 
@@ -79,10 +78,6 @@ class TaskSum:
     thinning: tuple[Thinning, ...] | None = None
     elect: bool = False
     shares: tuple[float, ...] | None = None
-
-    def taking_part(self) -> list[int]:
-        """Indices of the models that have a weight; where none has, of the first, which then adds nothing."""
-        return [index for index, weight in enumerate(self.weights) if weight] or [0]
 
     def into(self, out: NDArray[Any], dtype: str, sources: Sources, span: Span) -> None:
         """Compute a span. ``out`` is as :func:`.as_elements` has elements of ``dtype``."""

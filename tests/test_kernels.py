@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +102,24 @@ def test_counts(values: Tensor, data: st.DataObject) -> None:
     bins = torch.arange(quantile.COARSE)[fast > 0].tolist() or [0]
     found = torch.tensor([data.draw(st.sampled_from(bins)), 0])
     assert torch.equal(*both(lambda: quantile.fine_counts(values, found)))
+
+
+def test_machine_code_is_kept_for_the_sources_that_it_was_made_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Code of other modules is compiled into a loop; numba itself looks at the loop's own file alone."""
+    from numba import types
+
+    from daremerge_core import compiled
+
+    source = tmp_path / "doubling.py"
+    source.write_text("def double(value):\n    return 2 * value\n")
+    double = runpy.run_path(str(source))["double"]
+    signature = types.int64(types.int64)
+    hits = []
+    for digest in ("old", "old", "new"):
+        monkeypatch.setattr(compiled, "_sources", lambda digest=digest: digest)
+        loop = compiled._compile(double, signature)
+        assert loop(4) == 8
+        hits.append(sum(loop.stats.cache_hits.values()))
+    assert hits == [0, 1, 0]
