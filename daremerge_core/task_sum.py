@@ -81,15 +81,10 @@ class TaskSum:
 
     def into(self, out: NDArray[Any], dtype: str, sources: Sources, span: Span) -> None:
         """Compute a span. ``out`` is as :func:`.as_elements` has elements of ``dtype``."""
-        models = read(sources, self.models, span)
-        found = Addressed.of(
-            [
-                (out.data.cast("B"), dtype),
-                *read(sources, self.origin, span),
-                *read(sources, self.start, span),
-                *(models[index] for index in self._part),
-            ]
-        )
+        # Each port once, though two may be one: below a step there may be another, and each would double the work.
+        stored = {port: read(sources, port, span) for port in {self.origin, self.start, self.models}}
+        models = [stored[self.models][index] for index in self._part]
+        found = Addressed.of([(out.data.cast("B"), dtype), *stored[self.origin], *stored[self.start], *models])
         self._compiled(found.addresses, found.stored, span.start, span.numel)
 
     def load(self) -> None:
