@@ -356,12 +356,12 @@ class TestNumba:
 
         from daremerge_core.compiled import compiled
 
-        asked: list[tuple[Any, dict[str, Any]]] = []
+        asked: list[dict[str, Any]] = []
         real = numba.njit
 
-        def njit(signature: Any, **options: Any) -> Any:
-            asked.append((signature, options))
-            return real(signature, **options)
+        def njit(**options: Any) -> Any:
+            asked.append(options)
+            return real(**options)
 
         monkeypatch.setattr(numba, "njit", njit)
 
@@ -372,7 +372,7 @@ class TestNumba:
         assert asked == []
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(double, range(100))) == list(range(0, 200, 2))
-        [(_, options)] = asked
+        [options] = asked
         assert options["nogil"]
         assert not options["fastmath"]
 
@@ -390,20 +390,44 @@ class TestNumba:
             assert set(kept[:16]) | set(kept[-16:]) == {7}
             assert set(words[:16]) | set(words[-16:]) == {-7}
 
-    def test_it_compiles_without_a_folder_for_its_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import numba
+    @pytest.mark.parametrize(
+        ("method", "error"),
+        [("__init__", RuntimeError("cannot cache function: no locator available")), ("save_overload", OSError(28, ""))],
+        ids=["nowhere to write", "the disk is full"],
+    )
+    def test_it_compiles_where_it_cannot_keep_the_code(
+        self, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from numba import types
+        from numba.core.caching import FunctionCache
 
         from daremerge_core.compiled import compiled
 
-        def njit(signature: str, *, cache: bool = False, **_: bool) -> Any:
-            if cache:
-                raise RuntimeError("cannot cache function: no locator available")
-            return lambda function: function
+        met = []
 
-        monkeypatch.setattr(numba, "njit", njit)
-        called: list[int] = []
-        compiled("void(int64)")(called.append)(3)
-        assert called == [3]
+        def fail(*_: Any) -> None:
+            met.append(error)
+            raise error
+
+        monkeypatch.setattr(FunctionCache, method, fail)
+
+        @compiled([types.int64(types.int64), types.float64(types.float64)])
+        def half(x: float) -> float:
+            return x // 2
+
+        assert (half(7), half(7.0)) == (3, 3.0)
+        assert met
+
+    def test_a_number_is_taken_for_what_the_signature_says(self) -> None:
+        from numba import types
+
+        from daremerge_core.compiled import compiled
+
+        @compiled(types.float32(types.float32))
+        def same(x: float) -> float:
+            return x
+
+        assert float(same(0.1)) == float(np.float32(0.1)) != 0.1
 
 
 def test_without_numba_the_torch_version_serves(monkeypatch: pytest.MonkeyPatch) -> None:
