@@ -65,13 +65,11 @@ def _compile(function: F, signature: Any) -> F:
     loop: Any = njit(nogil=True, fastmath=False, error_model="numpy")(function)
     with suppress(RuntimeError, OSError):  # numba finds no folder it may write to
         loop._cache = _cache(function)
-    signatures = signature if isinstance(signature, list) else [signature]
     try:
-        for one in signatures:
-            loop.compile(one)
+        loop.compile(signature)
         loop.disable_compile()  # for other types: a number in Python is taken for what the signature says
     except OSError:  # the disk is full
-        loop = njit(signatures, nogil=True, fastmath=False, error_model="numpy")(function)
+        loop = njit(signature, nogil=True, fastmath=False, error_model="numpy")(function)
     return loop  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .compiled import compiled
 
 _VALUES, _NUMBER = types.float32[::1], types.float32
-_COUNT = types.int64[::1]
 
 Values = NDArray[np.float32]
 
@@ -38,10 +37,19 @@ def add_scaled(out: Values, a: Values, change: Values, scale: float) -> None:
         out[i] = a[i] + change[i] * scale
 
 
-@compiled([types.int64(types.uint16[::1], types.uint16), types.int64(types.uint32[::1], types.uint32)])
-def count_full(bits: NDArray[np.unsignedinteger], exponent: int) -> int:
+def _count_full(bits: NDArray[np.unsignedinteger], exponent: int) -> int:
     """How many elements have all bits of ``exponent``: NaN and infinity have those of the exponent."""
     count = 0
     for i in range(bits.size):
         count += (bits[i] & exponent) == exponent
     return count
+
+
+# One for each width: a run mostly meets one of them, and compiles one.
+_count_full_16 = compiled(types.int64(types.uint16[::1], types.uint16))(_count_full)
+_count_full_32 = compiled(types.int64(types.uint32[::1], types.uint32))(_count_full)
+
+
+def count_full(bits: NDArray[np.unsignedinteger], exponent: int) -> int:
+    """How many of the bits, uint16 or uint32, have all bits of ``exponent``."""
+    return (_count_full_16 if bits.itemsize == 2 else _count_full_32)(bits, exponent)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Magnitudes", "Tally"]
 
 
+_ALL = -1
+"""In the place of a bin: all magnitudes."""
+
+
 class Magnitudes(NamedTuple):
     """What a pass counts: all magnitudes, by their upper 16 bits, or those of one bin of these, by their lower ones."""
 
@@ -47,28 +51,25 @@ class Tally:
     counted: tuple[Magnitudes, ...]
 
     def load(self) -> None:
-        """Have the loops ready; compiled, where they never were."""
+        """Have the loop ready; compiled, where it never was."""
         import numpy as np
 
-        from .ranks import COARSE
-        from .tally_numba import add_coarse, add_fine
-
-        counts, nowhere = np.zeros((1, COARSE), np.int64), np.zeros(2, np.int64)
-        add_coarse(counts, nowhere, nowhere, 0)
-        add_fine(counts, nowhere, nowhere, 0, nowhere[:1])
+        nowhere = np.zeros(1 + len(self.counted), np.int64)
+        self._add(nowhere, nowhere, 0)
 
     def count(self, sources: Sources, span: Span) -> NDArray[np.int64]:
         """``[bins]``, or ``[models, bins]`` of a port that takes several: what a span adds to the pass."""
+        found = Addressed.of([*read(sources, self.origin, span), *read(sources, self.models, span)])
+        counts = self._add(found.addresses, found.stored, span.numel)
+        return counts if isinstance(sources[self.models], list) else counts[0]
+
+    def _add(self, addresses: NDArray[np.int64], stored: NDArray[np.int64], numel: int) -> NDArray[np.int64]:
         import numpy as np
 
         from .ranks import COARSE, FINE
-        from .tally_numba import add_coarse, add_fine
+        from .tally_numba import add_magnitudes, scratch
 
-        found = Addressed.of([*read(sources, self.origin, span), *read(sources, self.models, span)])
-        bins = [one.coarse for one in self.counted]
-        counts = np.zeros((len(bins), COARSE if bins[0] is None else FINE), np.int64)
-        if bins[0] is None:
-            add_coarse(counts, found.addresses, found.stored, span.numel)
-        else:
-            add_fine(counts, found.addresses, found.stored, span.numel, np.array(bins, np.int64))
-        return counts if isinstance(sources[self.models], list) else counts[0]
+        bins = [_ALL if one.coarse is None else one.coarse for one in self.counted]
+        counts = np.zeros((len(bins), COARSE if bins[0] == _ALL else FINE), np.int64)
+        add_magnitudes(*scratch(), counts, addresses, stored, numel, np.array(bins, np.int64))
+        return counts

@@ -104,7 +104,7 @@ class TaskSum:
         """:func:`.task_sum_numba.task_sum`, with all that is the same for every span."""
         import numpy as np
 
-        from .task_sum_numba import task_sum
+        from .task_sum_numba import scratch, task_sum
 
         thinning = [self.thinning[index] if self.thinning else Thinning() for index in self._part]
         weights = [self.weights[index] for index in self._part]
@@ -126,7 +126,12 @@ class TaskSum:
             1.0 / sum(self.shares) if self.shares and not self.elect else 1.0,
             self.scale,
         )
-        return lambda addresses, dtypes, first, numel: task_sum(addresses, dtypes, first, numel, *rest)
+
+        def call(addresses: NDArray[np.int64], dtypes: NDArray[np.int64], first: int, numel: int) -> None:
+            tiles, bits, words = scratch(len(weights))
+            task_sum(tiles, bits, words, addresses, dtypes, first, numel, *rest)
+
+        return call
 
 
 def line(t: float) -> Loop:

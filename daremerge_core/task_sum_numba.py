@@ -15,14 +15,27 @@ from .compiled import compiled
 from .quantile_numba import _magnitude
 from .rng.philox_numba import _COUNTERS, _philox_block
 from .task_sum import ALL, AT_RANDOM, REACHING
-from .tiles_numba import TILE, Tile, Tiles, load, store
+from .tiles_numba import TILE, Bits, Tiles, load, new_tiles, store
 
-__all__ = ["task_sum"]
+__all__ = ["scratch", "task_sum"]
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _NO_BITS = np.uint32(0)
 
+# Rows of scratch. From the sum's on they are in the order of addresses: the result's, the origin's, the start's, and
+# each model's, which becomes its change from the origin. What is kept of the changes follows.
+_MASS, _DIVISOR, _RANDOM, _TOTAL, _ORIGIN, _START, _MODELS = range(7)
+
+Integers = NDArray[np.int64]
 Numbers = NDArray[np.float32]
+
+
+def scratch(models: int) -> tuple[Tiles, Bits, Bits]:
+    """What one call of :func:`task_sum` works in: its first three arguments."""
+    tiles = new_tiles(_MODELS + 2 * models)
+    words = new_tiles(1).view(np.uint32).reshape(4, _COUNTERS)
+    return tiles, tiles.view(np.uint32), words
+
 
 # What is thinned goes from one tile into another: in place, "this or nothing" becomes a store under a mask, which takes
 # many processors ten times as long.
@@ -30,97 +43,85 @@ Numbers = NDArray[np.float32]
 
 @njit(inline="always")
 def _thin_at_random(
-    kept: Tiles,
-    changes: Tiles,
-    row: int,
-    n: int,
-    words: NDArray[np.uint32],
-    in_order: NDArray[np.uint32],
-    skipped: int,
-    highest: np.uint32,
-    scale: float,
+    tiles: Tiles, kept: int, change: int, n: int, bits: Bits, skipped: int, highest: np.uint32, scale: float
 ) -> None:
     """Elements of the change times ``scale`` where their random bits are at most ``highest``, else zero.
 
     Args:
-        words: of the block of random numbers that holds the tile's, ``skipped`` elements into it.
-        in_order: scratch.
+        bits: the random ones are those of elements from ``skipped`` before the tile's first on.
     """
-    for j in range(_COUNTERS):
-        for k in range(4):
-            in_order[4 * j + k] = words[k, j]
     for i in range(n):
-        kept[row, i] = changes[row, i] * scale if in_order[skipped + i] <= highest else _ZERO
+        tiles[kept, i] = tiles[change, i] * scale if bits[_RANDOM, skipped + i] <= highest else _ZERO
 
 
 @njit(inline="always")
-def _thin_below(kept: NDArray[np.uint32], changes: NDArray[np.uint32], row: int, n: int, threshold: int) -> None:
-    """The bits of elements whose magnitude has at least the bits ``threshold``, else zero."""
-    least = np.uint32(threshold)
+def _thin_below(bits: Bits, kept: int, change: int, n: int, least: np.uint32) -> None:
+    """The bits of elements whose magnitude has at least the bits ``least``, else zero."""
     for i in range(n):
-        kept[row, i] = changes[row, i] if np.uint32(_magnitude(changes[row, i])) >= least else _NO_BITS
+        bits[kept, i] = bits[change, i] if np.uint32(_magnitude(bits[change, i])) >= least else _NO_BITS
 
 
 @njit(inline="always")
-def _add_elected(
-    total: Tile, n: int, mass: Tile, divisor: Tile, kept: Tiles, weights: Numbers, shares: Numbers, divide: bool
-) -> None:
+def _add_elected(tiles: Tiles, n: int, kept: int, weights: Numbers, shares: Numbers, divide: bool) -> None:
     """Σ of those wᵢτᵢ that have the sign of Σ wᵢτᵢ; with ``divide``, over the sum of the shares of those that have.
 
     Args:
-        total: the result.
-        mass, divisor: scratch.
-        kept: τᵢ, a row each.
+        kept: the row of the first τᵢ.
     """
     for i in range(n):
-        mass[i], total[i], divisor[i] = _ZERO, _ZERO, _ZERO
+        tiles[_MASS, i], tiles[_TOTAL, i], tiles[_DIVISOR, i] = _ZERO, _ZERO, _ZERO
     for model in range(weights.size):
         for i in range(n):
-            mass[i] += kept[model, i] * weights[model]
+            tiles[_MASS, i] += tiles[kept + model, i] * weights[model]
     for model in range(weights.size):
         weight, share = weights[model], shares[model]
         for i in range(n):
-            value = kept[model, i] * weight
-            agrees = ((value > _ZERO) & (mass[i] > _ZERO)) | ((value < _ZERO) & (mass[i] < _ZERO))
-            total[i] += value if agrees else _ZERO
-            divisor[i] += share if agrees else _ZERO
+            value, mass = tiles[kept + model, i] * weight, tiles[_MASS, i]
+            agrees = ((value > _ZERO) & (mass > _ZERO)) | ((value < _ZERO) & (mass < _ZERO))
+            tiles[_TOTAL, i] += value if agrees else _ZERO
+            tiles[_DIVISOR, i] += share if agrees else _ZERO
     if divide:
         for i in range(n):
-            total[i] = total[i] / (divisor[i] if divisor[i] != _ZERO else _ONE)
+            divisor = tiles[_DIVISOR, i]
+            tiles[_TOTAL, i] = tiles[_TOTAL, i] / (divisor if divisor != _ZERO else _ONE)
 
 
 @njit(inline="always")
-def _add(total: Tile, n: int, kept: Tiles, weights: Numbers, mean_scale: float) -> None:
+def _add(tiles: Tiles, n: int, kept: int, weights: Numbers, mean_scale: float) -> None:
     """Σ wᵢτᵢ times ``mean_scale``; the arguments are those of :func:`_add_elected`."""
     for i in range(n):
-        total[i] = kept[0, i] * weights[0]
+        tiles[_TOTAL, i] = tiles[kept, i] * weights[0]
     for model in range(1, weights.size):
         for i in range(n):
-            total[i] += kept[model, i] * weights[model]
+            tiles[_TOTAL, i] += tiles[kept + model, i] * weights[model]
     if mean_scale != _ONE:
         for i in range(n):
-            total[i] *= mean_scale
+            tiles[_TOTAL, i] *= mean_scale
 
 
-_ADDRESSES, _NUMBERS = types.int64[::1], types.float32[::1]
+_INTEGERS, _NUMBERS = types.int64[::1], types.float32[::1]
 
 
 @compiled(
     types.void(
-        *(_ADDRESSES, _ADDRESSES, types.int64, types.int64),
-        *(_ADDRESSES, _ADDRESSES, _ADDRESSES, _ADDRESSES, _NUMBERS),
+        *(types.float32[:, ::1], types.uint32[:, ::1], types.uint32[:, ::1]),
+        *(_INTEGERS, _INTEGERS, types.int64, types.int64),
+        *(_INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _NUMBERS),
         *(_NUMBERS, _NUMBERS, types.boolean, types.boolean, types.float32, types.float32),
     )
 )
 def task_sum(
-    addresses: NDArray[np.int64],
-    stored: NDArray[np.int64],
+    tiles: Tiles,
+    bits: Bits,
+    words: Bits,
+    addresses: Integers,
+    stored: Integers,
     first: int,
     numel: int,
-    keeping: NDArray[np.int64],
-    key0: NDArray[np.int64],
-    key1: NDArray[np.int64],
-    thresholds: NDArray[np.int64],
+    keeping: Integers,
+    key0: Integers,
+    key1: Integers,
+    thresholds: Integers,
     thin_scales: Numbers,
     weights: Numbers,
     shares: Numbers,
@@ -132,6 +133,7 @@ def task_sum(
     """result = start + s · combine(wᵢ · thin(modelᵢ − origin)).
 
     Args:
+        tiles, bits, words: scratch.
         addresses: of the elements of the result, the origin, the start, and each model.
         stored: how they are stored.
         first: index in the tensor of the first element.
@@ -141,34 +143,33 @@ def task_sum(
         mean_scale: what the sum is multiplied with, without an election.
     """
     models = weights.size
-    # The origin's tile, the start's, and each model's, whose change from the origin it becomes; what is kept of those.
-    tiles, kept = np.empty((2 + models, TILE), np.float32), np.empty((models, TILE), np.float32)
-    changes = tiles[2:]
-    total, mass, divisor = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    words, in_order = np.empty((4, _COUNTERS), np.uint32), np.empty(TILE, np.uint32)
     at = 0
     while at < numel:
         # A tile ends where a block of random numbers does.
         skipped = (first + at) % TILE
         n = min(TILE - skipped, numel - at)
-        for row in range(2 + models):
-            load(tiles, row, n, addresses[1 + row], stored[1 + row], at)
+        for one in range(1, addresses.size):
+            load(tiles, _TOTAL + one, n, addresses[one], stored[one], at)
         for model in range(models):
-            into = kept if keeping[model] == ALL else changes
+            change, kept = _MODELS + model, _MODELS + models + model
+            into = kept if keeping[model] == ALL else change
             for i in range(n):
-                into[model, i] = changes[model, i] - tiles[0, i]
+                tiles[into, i] = tiles[change, i] - tiles[_ORIGIN, i]
             if keeping[model] == AT_RANDOM:
                 counter = np.uint64((first + at - skipped) >> 2)
                 _philox_block(words, counter, np.uint64(key0[model]), np.uint64(key1[model]))
+                for j in range(_COUNTERS):
+                    for k in range(4):
+                        bits[_RANDOM, 4 * j + k] = words[k, j]
                 highest, factor = np.uint32(thresholds[model]), thin_scales[model]
-                _thin_at_random(kept, changes, model, n, words, in_order, skipped, highest, factor)
+                _thin_at_random(tiles, kept, change, n, bits, skipped, highest, factor)
             elif keeping[model] == REACHING:
-                _thin_below(kept.view(np.uint32), changes.view(np.uint32), model, n, thresholds[model])
+                _thin_below(bits, kept, change, n, np.uint32(thresholds[model]))
         if elect:
-            _add_elected(total, n, mass, divisor, kept, weights, shares, divide)
+            _add_elected(tiles, n, _MODELS + models, weights, shares, divide)
         else:
-            _add(total, n, kept, weights, mean_scale)
+            _add(tiles, n, _MODELS + models, weights, mean_scale)
         for i in range(n):
-            total[i] = tiles[1, i] + total[i] * scale
-        store(total, n, addresses[0], stored[0], at)
+            tiles[_TOTAL, i] = tiles[_START, i] + tiles[_TOTAL, i] * scale
+        store(tiles, _TOTAL, n, addresses[0], stored[0], at)
         at += n
