@@ -49,6 +49,8 @@ S = TypeVar("S")
 
 SPAN = 1 << 18
 """Elements computed at a time: small enough that a span's scratch stays in a core's cache."""
+LOOP_SPAN = 1 << 20
+"""The same by loops, which cut a span into smaller pieces themselves: so many that the interpreter's share is small."""
 TASK = 1 << 23
 """Elements of one tensor that one worker takes in a row."""
 HASHED_AT_ONCE = 4 << 20
@@ -446,7 +448,10 @@ def _tasks(plan: Plan, settings: Settings, threads: int, device: str) -> list[_T
             continue
         per_element = max(working_bytes(result, meta.key, 1 << 10) >> 10, 1)
         row = max(granule(result, meta.key), 1)
-        most = SPAN if device == "cpu" else span_on(device, per_element, threads)
+        if device == "cpu":
+            most = LOOP_SPAN if without_torch(result, meta.key) else SPAN
+        else:
+            most = span_on(device, per_element, threads)
         span = _rounded(min(most, max(settings.memory // (threads * per_element), 1 << 12)), row)
         if row * per_element > settings.memory:
             raise _too_large(meta, "by rows", row * per_element, settings)

@@ -293,11 +293,13 @@ class TensorView:
 
     def _loop(self, key: str) -> _BoundLoop | None:
         """The component's loop for a tensor, with what it reads, if it has one and it can run here."""
-        if self.device != "cpu" or not self._suits_loops(key):
+        if self.device != "cpu":
             return None
         if key not in self._loops:
-            with self._blame(key):
-                loop = self.component.loop(self._tensor_site(key, self.measurements.of(key)))
+            loop = None
+            if self._suits_loops(key):
+                with self._blame(key):
+                    loop = self.component.loop(self._tensor_site(key, self.measurements.of(key)))
             self._loops[key] = None if loop is None else _BoundLoop(loop, self._sources(key))
         return self._loops[key]
 
