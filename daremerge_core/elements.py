@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .values import Span
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BF16", "DTYPES", "F16", "F32", "Addressed", "Source", "Sources", "as_elements", "read"]
+__all__ = [
+    "BF16",
+    "DTYPES",
+    "F16",
+    "F32",
+    "Addressed",
+    "Source",
+    "Sources",
+    "as_elements",
+    "floats",
+    "integers",
+    "read",
+]
 
 F16, BF16, F32 = 0, 1, 2
 """How elements are stored, to a loop."""
@@ -39,22 +51,25 @@ def read(sources: Sources, port: str, span: Span) -> list[tuple[memoryview, str]
     return [one(span) for one in (found if isinstance(found, list) else [found]) if one is not None]
 
 
-class Addressed(NamedTuple):
+class Addressed:
     """Stored elements by their addresses, so that one loop serves any number of models and dtypes.
 
     Hold it until the loop is done: the arrays are what keeps the addresses good.
     """
 
-    addresses: NDArray[np.int64]
-    stored: NDArray[np.int64]
-    """:data:`F16`, :data:`BF16` or :data:`F32`."""
-    arrays: list[NDArray[Any]]
+    def __init__(self, found: Sequence[tuple[memoryview, str]]) -> None:
+        self._arrays = [as_elements(*one) for one in found]
+        self.count = len(found)
+        self.addresses = integers([array.__array_interface__["data"][0] for array in self._arrays])
+        self.stored = integers([_STORED[dtype] for _, dtype in found])
+        """:data:`F16`, :data:`BF16` or :data:`F32`."""
 
-    @classmethod
-    def of(cls, found: Sequence[tuple[memoryview, str]]) -> Addressed:
-        import numpy as np
 
-        arrays = [as_elements(*one) for one in found]
-        addresses = [array.__array_interface__["data"][0] for array in arrays]
-        dtypes = [_STORED[dtype] for _, dtype in found]
-        return cls(np.array(addresses, np.int64), np.array(dtypes, np.int64), arrays)
+def integers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    """As loops take them."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def floats(numbers: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
+    """As loops take them: each rounded to float32."""
+    return (ctypes.c_float * len(numbers))(*numbers)

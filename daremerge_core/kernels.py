@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .compiled import compilable
+from .loops import count_full
 from .rng import accelerated
 
 __all__ = ["add_scaled", "cast", "count_nonfinite", "lerp", "select", "tree_sum"]
@@ -89,11 +90,8 @@ def count_nonfinite(values: Tensor) -> int:
     if not values.numel():
         return 0
     if accelerated() and values.dtype in EXPONENTS and values.device.type == "cpu" and values.is_contiguous():
-        from . import kernels_numba as fast
-
-        integer, unsigned = (torch.int16, np.uint16) if values.element_size() == 2 else (torch.int32, np.uint32)
-        bits = values.reshape(-1).view(integer).numpy().view(unsigned)
-        return int(fast.count_full(bits, EXPONENTS[values.dtype]))
+        integer = torch.int16 if values.element_size() == 2 else torch.int32
+        return count_full(values.reshape(-1).view(integer).numpy(), EXPONENTS[values.dtype])
     wide = values if values.element_size() > 1 else values.to(torch.float32)
     if bool(torch.isfinite(wide.sum(dtype=torch.float64 if wide.dtype == torch.float64 else torch.float32))):
         return 0

@@ -5,6 +5,8 @@ One loop reads and writes each element once, where torch makes an array for ever
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
@@ -37,19 +39,13 @@ def add_scaled(out: Values, a: Values, change: Values, scale: float) -> None:
         out[i] = a[i] + change[i] * scale
 
 
-def _count_full(bits: NDArray[np.unsignedinteger], exponent: int) -> int:
-    """How many elements have all bits of ``exponent``: NaN and infinity have those of the exponent."""
+def count_full(bits: Any, numel: int, exponent: int) -> int:
+    """How many elements have all bits of ``exponent``: NaN and infinity have those of the exponent.
+
+    Args:
+        bits: a pointer to unsigned integers as wide as the exponent.
+    """
     count = 0
-    for i in range(bits.size):
+    for i in range(numel):
         count += (bits[i] & exponent) == exponent
     return count
-
-
-# One for each width: a run mostly meets one of them, and compiles one.
-_count_full_16 = compiled(types.int64(types.uint16[::1], types.uint16))(_count_full)
-_count_full_32 = compiled(types.int64(types.uint32[::1], types.uint32))(_count_full)
-
-
-def count_full(bits: NDArray[np.unsignedinteger], exponent: int) -> int:
-    """How many of the bits, uint16 or uint32, have all bits of ``exponent``."""
-    return (_count_full_16 if bits.itemsize == 2 else _count_full_32)(bits, exponent)

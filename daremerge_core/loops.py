@@ -8,13 +8,14 @@ float64. Nothing here imports torch, so a merge whose tensors all have loops nev
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .elements import DTYPES, Source, Sources, as_elements
+from .machine_code import MachineCode, processor_suits
 from .rng import accelerated
-from .task_sum import TaskSum
+from .task_sum import TASK_SUM, TaskSum
 from .values import Span
 
 if TYPE_CHECKING:
@@ -53,16 +54,12 @@ Loop = Callable[["Block"], "Values"] | TaskSum
 """The result for one block, 1-D: an array of the block's. Or what it is, said as data, where it is of that form."""
 
 
-@cache
-def _storage() -> Any:
-    from . import storage_numba
-
-    return storage_numba if storage_numba.possible() else None
-
-
 def available() -> bool:
-    """Whether loops can run here: numba is there and not switched off, and the processor knows 16-bit floats."""
-    return accelerated() and _storage() is not None
+    """Whether loops can run here: numba is there and not switched off, and the processor knows 16-bit floats.
+
+    Where the machine code of one is kept, numba has worked before and is not imported to find out.
+    """
+    return os.environ.get("DAREMERGE_FAST") != "0" and processor_suits() and (TASK_SUM.kept or accelerated())
 
 
 class Block:
@@ -150,11 +147,13 @@ class _Stored:
         """Fill ``out`` with the elements from ``first`` on."""
         import numpy as np
 
+        from . import storage_numba
+
         elements = self.elements[first : first + out.size]
         if self._dtype == "F16":
-            _storage().load_half(out, elements)
+            storage_numba.load_half(out, elements)
         elif self._dtype == "BF16":
-            _storage().load_bfloat(out, elements)
+            storage_numba.load_bfloat(out, elements)
         else:
             np.copyto(out, elements)
         return out
@@ -165,7 +164,9 @@ class _Stored:
 
         place = slice(first, first + out.size)
         if self._dtype == other._dtype == "F16":
-            _storage().subtract_halves(out, self.elements[place], other.elements[place])
+            from . import storage_numba
+
+            storage_numba.subtract_halves(out, self.elements[place], other.elements[place])
         else:
             np.subtract(self.load(out, first), other.load(block.new(), first), out=out)
 
@@ -193,11 +194,12 @@ def compute(loop: Loop, sources: Sources, span: Span, dtype: str, pool: list[Val
     """
     import numpy as np
 
-    fast = _storage()
-    out = np.empty(span.numel, np.float32 if dtype == "F32" else np.uint16)
+    out: NDArray[Any] = np.empty(span.numel, np.float32 if dtype == "F32" else np.uint16)
     if isinstance(loop, TaskSum):
         loop.into(out, dtype, sources, span)
         return out
+    from . import storage_numba as fast
+
     for place, values in run(loop, sources, span, pool):
         if dtype == "F16":
             fast.store_half(out[place], values)
@@ -230,12 +232,20 @@ def converted(data: memoryview, stored: str, wanted: str) -> NDArray[Any]:
 
 def count_nonfinite(data: memoryview, dtype: str) -> int:
     """How many of the stored elements, of a dtype in :data:`DTYPES`, are NaN or infinite."""
-    import numpy as np
+    return count_full(as_elements(data, dtype), EXPONENTS[dtype])
 
-    from . import kernels_numba as fast
 
-    bits = as_elements(data, dtype)
-    return int(fast.count_full(bits.view(np.uint32) if dtype == "F32" else bits, EXPONENTS[dtype]))
+def count_full(elements: NDArray[Any], exponent: int) -> int:
+    """How many contiguous elements, of 16 or 32 bits, have all bits of ``exponent``."""
+    count = _COUNT_FULL[elements.itemsize]
+    return int(count(elements.__array_interface__["data"][0], elements.size, exponent))
+
+
+_COUNT_FULL = {
+    2: MachineCode("kernels_numba", "count_full", "uint16* int64 uint16", "int64"),
+    4: MachineCode("kernels_numba", "count_full", "uint32* int64 uint32", "int64"),
+}
+"""By bytes of an element."""
 
 
 def keep_where(out: NDArray[Any], selected: NDArray[np.bool_], other: NDArray[Any]) -> None:

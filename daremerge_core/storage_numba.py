@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from .compiled import compiled
 
-__all__ = ["load_bfloat", "load_half", "possible", "store_bfloat", "store_half", "subtract_halves"]
+__all__ = ["load_bfloat", "load_half", "store_bfloat", "store_half", "subtract_halves"]
 
 _SHIFT = np.uint32(16)
 _ONE = np.uint32(1)
@@ -27,12 +27,6 @@ _NAN = np.uint16(0xFFFF)
 
 Values = NDArray[np.float32]
 Stored = NDArray[np.uint16]
-
-
-def possible() -> bool:
-    """Whether the processor converts halves; numba would look for a function in C otherwise."""
-    triple = binding.get_process_triple()
-    return not triple.startswith(("x86", "i")) or bool(binding.get_host_cpu_features().get("f16c"))
 
 
 def _widen(context: Any, bits: Any) -> Any:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .elements import Addressed, Sources, read
+from .elements import Addressed, Sources, integers, read
+from .machine_code import MachineCode
+from .tiles import Scratch
 from .values import Span
 
 if TYPE_CHECKING:
@@ -22,6 +24,15 @@ __all__ = ["Magnitudes", "Tally"]
 
 _ALL = -1
 """In the place of a bin: all magnitudes."""
+
+
+TILES = 3
+"""Tiles that the loop works in."""
+
+ADD_MAGNITUDES = MachineCode(
+    "tally_numba", "add_magnitudes", "float32* uint32* int64* int64 int64* int64* int64 int64 int64*"
+)
+""":func:`.tally_numba.add_magnitudes`"""
 
 
 class Magnitudes(NamedTuple):
@@ -52,24 +63,20 @@ class Tally:
 
     def load(self) -> None:
         """Have the loop ready; compiled, where it never was."""
-        import numpy as np
-
-        nowhere = np.zeros(1 + len(self.counted), np.int64)
-        self._add(nowhere, nowhere, 0)
+        ADD_MAGNITUDES.load()
 
     def count(self, sources: Sources, span: Span) -> NDArray[np.int64]:
         """``[bins]``, or ``[models, bins]`` of a port that takes several: what a span adds to the pass."""
-        found = Addressed.of([*read(sources, self.origin, span), *read(sources, self.models, span)])
-        counts = self._add(found.addresses, found.stored, span.numel)
-        return counts if isinstance(sources[self.models], list) else counts[0]
-
-    def _add(self, addresses: NDArray[np.int64], stored: NDArray[np.int64], numel: int) -> NDArray[np.int64]:
         import numpy as np
 
         from .ranks import COARSE, FINE
-        from .tally_numba import add_magnitudes, scratch
 
+        found = Addressed([*read(sources, self.origin, span), *read(sources, self.models, span)])
         bins = [_ALL if one.coarse is None else one.coarse for one in self.counted]
         counts = np.zeros((len(bins), COARSE if bins[0] == _ALL else FINE), np.int64)
-        add_magnitudes(*scratch(), counts, addresses, stored, numel, np.array(bins, np.int64))
-        return counts
+        scratch, into = Scratch(TILES), counts.__array_interface__["data"][0]
+        tiles, of_a_model = scratch.address, counts.shape[1]
+        ADD_MAGNITUDES(
+            *(tiles, tiles, into, of_a_model, found.addresses, found.stored, found.count, span.numel, integers(bins))
+        )
+        return counts if isinstance(sources[self.models], list) else counts[0]

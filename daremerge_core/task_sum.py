@@ -7,15 +7,15 @@ element once, as it is stored, and writes the rounded result. A :meth:`~.TensorC
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .elements import Addressed, Sources, read
+from .elements import Addressed, Sources, floats, integers, read
+from .machine_code import MachineCode
+from .tiles import Scratch
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .loops import Loop
@@ -29,6 +29,17 @@ ALL, AT_RANDOM, REACHING = 0, 1, 2
 
 _NOTHING = 0x7FFFFFFF
 """A threshold that no magnitude reaches."""
+
+OWN_TILES, MODEL_TILES = 6, 2
+"""Tiles that the loop works in, and for each model besides."""
+
+TASK_SUM = MachineCode(
+    "task_sum_numba",
+    "task_sum",
+    "float32* uint32* uint32* int64* int64* int64 int64 int64 int64* int64* int64* int64* float32* float32* float32* "
+    "int64 int64 float32 float32",
+)
+""":func:`.task_sum_numba.task_sum`"""
 
 
 class Thinning(NamedTuple):
@@ -84,15 +95,24 @@ class TaskSum:
         # Each port once, though two may be one: below a step there may be another, and each would double the work.
         stored = {port: read(sources, port, span) for port in {self.origin, self.start, self.models}}
         models = [stored[self.models][index] for index in self._part]
-        found = Addressed.of([(out.data.cast("B"), dtype), *stored[self.origin], *stored[self.start], *models])
-        self._compiled(found.addresses, found.stored, span.start, span.numel)
+        found = Addressed([(out.data.cast("B"), dtype), *stored[self.origin], *stored[self.start], *models])
+        scratch, words = Scratch(OWN_TILES + MODEL_TILES * len(models)), Scratch(1)
+        tiles = scratch.address
+        TASK_SUM(
+            tiles,
+            tiles,
+            words.address,
+            found.addresses,
+            found.stored,
+            found.count,
+            span.start,
+            span.numel,
+            *self._arguments,
+        )
 
     def load(self) -> None:
         """Have the loop ready; compiled, where it never was."""
-        import numpy as np
-
-        nowhere = np.zeros(3 + len(self._part), np.int64)
-        self._compiled(nowhere, nowhere, 0, 0)
+        TASK_SUM.load()
 
     @cached_property
     def _part(self) -> list[int]:
@@ -100,38 +120,23 @@ class TaskSum:
         return [index for index, weight in enumerate(self.weights) if weight] or [0]
 
     @cached_property
-    def _compiled(self) -> Callable[[NDArray[np.int64], NDArray[np.int64], int, int], None]:
-        """:func:`.task_sum_numba.task_sum`, with all that is the same for every span."""
-        import numpy as np
-
-        from .task_sum_numba import scratch, task_sum
-
+    def _arguments(self) -> tuple[Any, ...]:
+        """Those of the loop that are the same for every span."""
         thinning = [self.thinning[index] if self.thinning else Thinning() for index in self._part]
         weights = [self.weights[index] for index in self._part]
-        shares = self.shares or [0.0] * len(weights)
-
-        def integers(numbers: list[int]) -> NDArray[np.int64]:
-            return np.array(numbers, np.int64)
-
-        rest = (
+        return (
             integers([one.kind for one in thinning]),
             integers([one.key & 0xFFFFFFFF for one in thinning]),
             integers([one.key >> 32 for one in thinning]),
             integers([one.threshold for one in thinning]),
-            np.array([one.scale for one in thinning], np.float32),
-            np.array(weights, np.float32),
-            np.array(shares, np.float32),
+            floats([one.scale for one in thinning]),
+            floats(weights),
+            floats(self.shares or [0.0] * len(weights)),
             self.elect and any(weights),
             self.shares is not None,
             1.0 / sum(self.shares) if self.shares and not self.elect else 1.0,
             self.scale,
         )
-
-        def call(addresses: NDArray[np.int64], dtypes: NDArray[np.int64], first: int, numel: int) -> None:
-            tiles, bits, words = scratch(len(weights))
-            task_sum(tiles, bits, words, addresses, dtypes, first, numel, *rest)
-
-        return call
 
 
 def line(t: float) -> Loop:

@@ -53,6 +53,7 @@ def test_the_same_bytes_for_any_threads_memory_and_spans(
     assert run(models, step, threads=2) == expected
     assert run(models, step, threads=4, memory=1 << 16) == expected
     monkeypatch.setattr("daremerge_core.engine.SPAN", 16)
+    monkeypatch.setattr("daremerge_core.engine.LOOP_SPAN", 16)
     monkeypatch.setattr("daremerge_core.engine.TASK", 48)
     spans = []
     whole = engine._write

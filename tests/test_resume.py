@@ -29,6 +29,7 @@ MASK = {"op": "mask.magnitude", "model": "a", "base": "base", "threshold": 0.5}
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SPAN", 16)
+    monkeypatch.setattr(engine, "LOOP_SPAN", 16)
     monkeypatch.setattr(engine, "TASK", 48)
 
 

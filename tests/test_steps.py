@@ -93,7 +93,8 @@ class TestMasks:
 
         expected = made(Settings(threads=1))
         assert made(Settings(threads=3)) == expected
-        monkeypatch.setattr("daremerge_core.engine.SPAN", 2)  # bytes of the file: 16 elements
+        for name in ("SPAN", "LOOP_SPAN"):
+            monkeypatch.setattr(f"daremerge_core.engine.{name}", 2)  # bytes of the file: 16 elements
         monkeypatch.setattr("daremerge_core.engine.TASK", 6)
         monkeypatch.setattr("daremerge_core.stores.mask_file._STEP", 8)
         longest = 0

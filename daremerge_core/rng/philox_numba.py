@@ -32,7 +32,7 @@ _BLOCK = 4 * _COUNTERS
 
 @njit(inline="always")
 def _philox_block(words: NDArray[np.uint32], counter: np.uint64, key0: np.uint64, key1: np.uint64) -> None:
-    """``words[k, j]`` = word ``k`` of Philox4x32-10 at ``counter + j``; uint32, shape ``(4, _COUNTERS)``.
+    """``words[k * _COUNTERS + j]`` = word ``k`` of Philox4x32-10 at ``counter + j``; :data:`_BLOCK` of them.
 
     Words travel in uint64 with garbage above bit 31, which only the multiplication needs to mask.
     """
@@ -45,7 +45,8 @@ def _philox_block(words: NDArray[np.uint32], counter: np.uint64, key0: np.uint64
             product1 = _MULTIPLIER1 * (c2 & _LOW)
             c0, c1, c2, c3 = (product1 >> _HIGH) ^ c1 ^ k0, product1, (product0 >> _HIGH) ^ c3 ^ k1, product0
             k0, k1 = k0 + _WEYL0, k1 + _WEYL1
-        words[0, j], words[1, j], words[2, j], words[3, j] = c0, c1, c2, c3
+        words[j], words[_COUNTERS + j] = c0, c1
+        words[2 * _COUNTERS + j], words[3 * _COUNTERS + j] = c2, c3
 
 
 @compiled(types.void(types.int64[::1], types.int64, types.int64, types.int64))
@@ -54,7 +55,7 @@ def bits_into(out: NDArray[np.int64], key0: int, key1: int, start: int) -> None:
 
     ``key0`` and ``key1`` lie in ``[0, 2**32)``; ``start`` is any index from 0 to ``2**63 - 1 - len(out)``.
     """
-    words = np.empty((4, _COUNTERS), np.uint32)
+    words = np.empty(_BLOCK, np.uint32)
     counter = np.uint64(start >> 2)
     at = -(start & 3)  # where in ``out`` the block begins: a little before it, unless start is a multiple of 4
     while at < out.size:
@@ -63,10 +64,10 @@ def bits_into(out: NDArray[np.int64], key0: int, key1: int, start: int) -> None:
             block = out[at : at + _BLOCK]
             for j in range(_COUNTERS):
                 for k in range(4):
-                    block[4 * j + k] = words[k, j]
+                    block[4 * j + k] = words[k * _COUNTERS + j]
         else:  # the first or last block, partly outside
             for i in range(max(at, 0), min(at + _BLOCK, out.size)):
-                out[i] = words[(i - at) & 3, (i - at) >> 2]
+                out[i] = words[((i - at) & 3) * _COUNTERS + ((i - at) >> 2)]
         counter += np.uint64(_COUNTERS)
         at += _BLOCK
 
@@ -78,7 +79,7 @@ def keep_into(out: NDArray[np.uint8], key0: int, key1: int, start: int, threshol
     The other arguments are those of :func:`bits_into`.
     """
     below = np.uint64(threshold)
-    words = np.empty((4, _COUNTERS), np.uint32)
+    words = np.empty(_BLOCK, np.uint32)
     counter = np.uint64(start >> 2)
     at = -(start & 3)
     while at < out.size:
@@ -87,10 +88,10 @@ def keep_into(out: NDArray[np.uint8], key0: int, key1: int, start: int, threshol
             block = out[at : at + _BLOCK]
             for j in range(_COUNTERS):
                 for k in range(4):
-                    block[4 * j + k] = words[k, j] < below
+                    block[4 * j + k] = words[k * _COUNTERS + j] < below
         else:
             for i in range(max(at, 0), min(at + _BLOCK, out.size)):
-                out[i] = words[(i - at) & 3, (i - at) >> 2] < below
+                out[i] = words[((i - at) & 3) * _COUNTERS + ((i - at) >> 2)] < below
         counter += np.uint64(_COUNTERS)
         at += _BLOCK
 
@@ -114,7 +115,7 @@ def thin_into(
     ``threshold`` is 1 to ``2**32`` here.
     """
     highest = np.uint32(threshold - 1)
-    words = np.empty((4, _COUNTERS), np.uint32)
+    words = np.empty(_BLOCK, np.uint32)
     in_order = np.empty(_BLOCK, np.uint32)
     counter = np.uint64(start >> 2)
     at = -(start & 3)
@@ -122,7 +123,7 @@ def thin_into(
         _philox_block(words, counter, np.uint64(key0), np.uint64(key1))
         for j in range(_COUNTERS):
             for k in range(4):
-                in_order[4 * j + k] = words[k, j]
+                in_order[4 * j + k] = words[k * _COUNTERS + j]
         first, last = max(at, 0), min(at + _BLOCK, out.size)
         into, source, bits = out[first:last], values[first:last], in_order[first - at : last - at]
         for i in range(into.size):
