@@ -169,7 +169,14 @@ def _binding() -> Any:
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
+    # What numba's code would report an exception by: its loops have it beside them, and raise none.
+    for name in ("numba_gil_ensure", "numba_gil_release"):
+        if binding.address_of_symbol(name) is None:  # numba, if it comes, puts its own there
+            binding.add_symbol(name, ctypes.cast(_never_called, ctypes.c_void_p).value)
     return binding
+
+
+_never_called = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: os.abort())
 
 
 @functools.cache
