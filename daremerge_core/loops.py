@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .elements import DTYPES, Source, Sources, as_elements
 from .machine_code import MachineCode, processor_suits
+from .reach import Reach
 from .rng import accelerated
 from .task_sum import TASK_SUM, TaskSum
 from .values import Span
@@ -50,7 +51,7 @@ BLOCK = 1 << 17
 """Elements at a time: few enough that the arrays of a few models stay in a core's caches, and enough that the
 interpreter's share, some 15 µs, is small."""
 
-Loop = Callable[["Block"], "Values"] | TaskSum
+Loop = Callable[["Block"], "Values"] | TaskSum | Reach
 """The result for one block, 1-D: an array of the block's. Or what it is, said as data, where it is of that form."""
 
 
@@ -195,6 +196,7 @@ def compute(loop: Loop, sources: Sources, span: Span, dtype: str, pool: list[Val
     import numpy as np
 
     out: NDArray[Any] = np.empty(span.numel, np.float32 if dtype == "F32" else np.uint16)
+    assert not isinstance(loop, Reach), "a model is not a mask"
     if isinstance(loop, TaskSum):
         loop.into(out, dtype, sources, span)
         return out

@@ -24,6 +24,7 @@ __all__ = ["MachineCode", "processor_suits"]
 _C_TYPES = {
     "void": None,
     "int64": ctypes.c_int64,
+    "uint8": ctypes.c_uint8,
     "uint16": ctypes.c_uint16,
     "uint32": ctypes.c_uint32,
     "float32": ctypes.c_float,
@@ -160,7 +161,7 @@ def _made_of() -> str:
     return " ".join([digest.hexdigest(), sys.implementation.cache_tag, *versions, *processor])
 
 
-_CONSTANTS = ("elements", "task_sum", "tiles")
+_CONSTANTS = ("elements", "reach", "tally", "task_sum", "tiles")
 
 
 @functools.cache

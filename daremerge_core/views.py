@@ -36,6 +36,7 @@ from .dtypes import FLOATS, nbytes, torch_dtype
 from .errors import ComponentError, DaremergeError, DeviceMemoryError, PlanError, SelectorError
 from .layout import Layout, LayoutSpec, Place, detect
 from .measuring import Kept, Measurements, add_up
+from .reach import Reach
 from .site import Site, TensorSite
 from .stores.mask_file import BitMask, PackedMask, selected
 from .stores.tensors import gives_bytes, raw_bytes, stored_bytes
@@ -321,7 +322,7 @@ class TensorView:
         with self._blame(key):
             loop, tally = (answer(self._tensor_site(key, ())) for answer in (self.component.loop, self.component.tally))
             for one in (loop, tally):
-                if isinstance(one, (TaskSum, Tally)):
+                if isinstance(one, (TaskSum, Tally, Reach)):
                     one.load()
 
     def _suits_loops(self, key: str) -> bool:
@@ -748,6 +749,9 @@ class MaskView(TensorView):
     def _selected(self, loop: _BoundLoop, key: str, span: Span) -> NDArray[np.bool_]:
         import numpy as np
 
+        if isinstance(loop.loop, Reach):
+            with self._blame(key):
+                return loop.loop.chosen(loop.sources, span)
         assert callable(loop.loop), "a mask is not a sum of task vectors"
         out = np.empty(span.numel, np.bool_)
         with self._blame(key):

@@ -15,6 +15,7 @@ MAY_IMPORT_MORE = (
     "daremerge_core.kernels",
     "daremerge_core.quantile",
     "daremerge_core.ranks",
+    "daremerge_core.reach_numba",
     "daremerge_core.rng.normal",
     "daremerge_core.rng.philox_numba",
     "daremerge_core.rng.philox_torch",

@@ -14,12 +14,10 @@ from daremerge_core import MaskEditor, Masker, MaskerRef, MaskRef, ModelRef, Pla
 from daremerge_core.select import select
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
     from typing_extensions import Self
 
-    from daremerge_core.loops import Block, Loop, Values
+    from daremerge_core.loops import Loop
     from daremerge_core.measuring import Measured
     from daremerge_core.site import TensorSite
     from daremerge_core.tally import Tally
@@ -197,23 +195,10 @@ class Magnitude(Masker):
         return above if self.select == "above" else ~above
 
     def loop(self, site: TensorSite) -> Loop:
-        import numpy as np
-
-        from daremerge_core.quantile_numba import mark_reaching
+        from daremerge_core.reach import Reach
 
         threshold = int(site.measured[1][0]) + 1 if site.measured else 0
-
-        def chosen(block: Block) -> NDArray[np.bool_]:
-            above = np.empty(block.numel, np.bool_)
-            mark_reaching(above.view(np.uint8), _change(block).view(np.uint32), threshold)
-            return above if self.select == "above" else np.logical_not(above, out=above)
-
-        return chosen
-
-
-def _change(block: Block) -> Values:
-    """model − base."""
-    return block.difference("model", "base")  # type: ignore[no-any-return]
+        return Reach("model", "base", threshold, select=self.select == "above")
 
 
 class SignAgreement(Masker):
