@@ -72,14 +72,15 @@ def _merge(job: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    import numba  # noqa: F401
     import numpy  # noqa: F401
 
-    from daremerge_core import engine, kernels_numba, loops, storage_numba  # noqa: F401
+    from daremerge_core import engine, loops  # noqa: F401
     from daremerge_core.catalog import discover
     from daremerge_core.cli import output, step  # noqa: F401
+    from daremerge_core.task_sum import TASK_SUM
 
     discover().names("merge")
+    TASK_SUM.load()
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
