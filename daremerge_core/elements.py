@@ -57,8 +57,15 @@ class Addressed:
     Hold it until the loop is done: the arrays are what keeps the addresses good.
     """
 
-    def __init__(self, found: Sequence[tuple[memoryview, str]]) -> None:
+    def __init__(self, found: Sequence[tuple[memoryview, str]], numel: int) -> None:
+        """
+        Raises:
+            ValueError: a model gave another number of elements; a loop would read past them.
+        """
         self._arrays = [as_elements(*one) for one in found]
+        for array in self._arrays:
+            if array.size != numel:
+                raise ValueError(f"a model gave {array.size} elements where {numel} were asked for")
         self.count = len(found)
         self.addresses = integers([array.__array_interface__["data"][0] for array in self._arrays])
         self.stored = integers([_STORED[dtype] for _, dtype in found])

@@ -53,7 +53,7 @@ class Reach:
         """The mask of a span."""
         import numpy as np
 
-        found = Addressed([*read(sources, self.origin, span), *read(sources, self.model, span)])
+        found = Addressed([*read(sources, self.origin, span), *read(sources, self.model, span)], span.numel)
         out, scratch = np.empty(span.numel, np.bool_), Scratch(TILES)
         tiles, into = scratch.address, out.__array_interface__["data"][0]
         least = min(max(self.threshold, 0), _HIGHEST)

@@ -71,7 +71,7 @@ class Tally:
 
         from .ranks import COARSE, FINE
 
-        found = Addressed([*read(sources, self.origin, span), *read(sources, self.models, span)])
+        found = Addressed([*read(sources, self.origin, span), *read(sources, self.models, span)], span.numel)
         bins = [_ALL if one.coarse is None else one.coarse for one in self.counted]
         counts = np.zeros((len(bins), COARSE if bins[0] == _ALL else FINE), np.int64)
         scratch, into = Scratch(TILES), counts.__array_interface__["data"][0]

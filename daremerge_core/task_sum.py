@@ -95,20 +95,11 @@ class TaskSum:
         # Each port once, though two may be one: below a step there may be another, and each would double the work.
         stored = {port: read(sources, port, span) for port in {self.origin, self.start, self.models}}
         models = [stored[self.models][index] for index in self._part]
-        found = Addressed([(out.data.cast("B"), dtype), *stored[self.origin], *stored[self.start], *models])
+        found = Addressed([(out.data.cast("B"), dtype), *stored[self.origin], *stored[self.start], *models], span.numel)
         scratch, words = Scratch(OWN_TILES + MODEL_TILES * len(models)), Scratch(1)
         tiles = scratch.address
-        TASK_SUM(
-            tiles,
-            tiles,
-            words.address,
-            found.addresses,
-            found.stored,
-            found.count,
-            span.start,
-            span.numel,
-            *self._arguments,
-        )
+        where = found.addresses, found.stored, found.count
+        TASK_SUM(tiles, tiles, words.address, *where, span.start, span.numel, *self._arguments)
 
     def load(self) -> None:
         """Have the loop ready; compiled, where it never was."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from daremerge_core import MemoryModel, Span, discover, loops, view
+from daremerge_core.errors import ComponentError
 from daremerge_core.stores import BitMask, SafetensorsFile, write_model
 from daremerge_core.stores.tensors import raw_bytes
 from daremerge_core.views import CastView
@@ -171,3 +172,14 @@ def test_a_merge_of_loops_never_loads_torch(tmp_path: Path, command: str) -> Non
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.safetensors").exists()
+
+
+def test_a_model_that_gives_too_few_elements_is_refused_before_a_loop_reads_past_them() -> None:
+    class Short(MemoryModel):
+        def raw(self, key: str, span: Span) -> memoryview:
+            return memoryview(bytearray(6))
+
+    whole = MemoryModel(tensors("F16", 100, 0))
+    merged = view(discover().get("merge", "lerp")(a=whole, b=Short(tensors("F16", 100, 1)), ratio=0.3))
+    with pytest.raises(ComponentError, match="3 elements where 100 were asked for"):
+        merged.raw(KEY, Span(0, 100))
